@@ -1,0 +1,5 @@
+"""`python -m ctcsd` is the console script."""
+
+from ctcsd.cli import main
+
+main()

@@ -1,0 +1,251 @@
+"""The typed configuration: defaults here, then the corpus, the preset, the method, and the user's overrides.
+
+YAML keys may be written with dots (`model.exits: {...}`); an unknown key is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ctcsd.errors import UserError
+
+METHODS_DIR = Path(__file__).parent / "conf" / "methods"
+
+
+@dataclass
+class ModelConfig:
+    """Sizes of SharedEncoderCtc; `exits` maps an exit's name to its layer (1 is the first)."""
+
+    layers: int = 8
+    dim: int = 144
+    heads: int = 4
+    ff_mult: int = 4
+    conv_kernel: int = 15
+    subsampling_channels: int = 32
+    dropout: float = 0.0
+    num_mel_bins: int = 80
+    vocab_size: int = 0  # set from the lang dir
+    exits: dict[str, int] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass
+class DistillConfig:
+    """Three of the four choices of a method: who teaches, which frames count, how they are matched."""
+
+    teacher: Optional[str] = None  # self | checkpoint
+    checkpoint: Optional[str] = None  # folder of the frozen teacher; the run of `depends` when not given
+    frames: str = "all"
+    match: str = "kl"  # kl | l2 | guide
+    temperature: float = 1.0
+    reduction: str = "per_label"  # per_label | per_frame | per_utterance | hilmes
+
+
+@dataclass
+class LangConfig:
+    """Units of the output: characters, or sentencepiece BPE of `vocab_size` pieces."""
+
+    unit: str = "char"  # char | bpe
+    vocab_size: int = 200
+    text: str = "train"  # the split whose text they are made from
+
+    @property
+    def name(self) -> str:
+        """The name of the lang dir."""
+        return "lang_char" if self.unit == "char" else f"lang_{self.unit}{self.vocab_size}"
+
+
+@dataclass
+class FeaturesConfig:
+    """Log-mel filterbank, 25 ms windows every 10 ms, and the speeds of perturbed copies of the training set."""
+
+    num_mel_bins: int = 80
+    speeds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class DataConfig:
+    """Splits by the names of their cut sets, and batches by seconds of audio."""
+
+    train: str = "train"
+    dev: str = "dev"
+    test: str = "test"
+    speaker: Optional[str] = None  # only this speaker, in every split
+    max_duration: float = 100.0  # seconds of audio in a batch
+    num_buckets: int = 20
+    max_seconds: float = 15.0  # longer training cuts are left out
+    workers: int = 1
+
+
+@dataclass
+class AugmentConfig:
+    """SpecAugment (1904.08779): widths in frames and mel bins; 0 masks switch it off."""
+
+    time_masks: int = 2
+    time_width: int = 25
+    time_fraction: float = 0.15  # no more than this share of an utterance is masked in time
+    freq_masks: int = 2
+    freq_width: int = 15
+
+
+@dataclass
+class TrainConfig:
+    """The schedule. lr is the peak of a linear warm-up and a cosine that ends at lr * final_lr."""
+
+    epochs: int = 10
+    lr: float = 1e-3
+    final_lr: float = 0.02
+    warmup: float = 0.1  # share of all steps
+    weight_decay: float = 0.01
+    clip: float = 2.0
+    precision: str = "auto"  # auto | 32 | bf16
+    average: int = 3  # how many of the best checkpoints are kept and averaged
+    evaluate_every: int = 1  # epochs
+    devices: int = 1
+
+
+@dataclass
+class DecodeConfig:
+    """Search methods to run on every exit, and their options."""
+
+    methods: list[str] = field(default_factory=lambda: ["greedy", "k2-1best"])
+    search_beam: float = 20.0
+    output_beam: float = 8.0
+    max_active: int = 10000
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on; saved, resolved, beside its checkpoints."""
+
+    corpus: str = ""
+    method: str = ""
+    depends: Optional[str] = None
+    seed: int = 1
+    student_layers: int = 4
+    lang: LangConfig = field(default_factory=LangConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    weights: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
+    """Merge YAML files, later ones winning, then `key=value` overrides.
+
+    Raises:
+        UserError: a missing or broken file, an unknown key (the nearest known one is named), a value of a wrong type.
+    """
+    cfg = OmegaConf.structured(Config)
+    for path in files:
+        _merge(cfg, _read(Path(path)), str(path))
+    for item in overrides:
+        key, sep, text = item.partition("=")
+        if not sep or not key:
+            raise UserError(f"'{item}' is not an override: write key=value, for instance train.lr=0.001")
+        value = OmegaConf.create("value: " + text) if text else OmegaConf.create({"value": None})
+        _set(cfg, key.strip(), OmegaConf.to_container(value, resolve=False)["value"], "the command line")  # type: ignore[index,call-overload]
+    try:
+        OmegaConf.resolve(cfg)
+        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"configuration: {_first_line(error)}") from None
+
+
+def save_config(cfg: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
+
+
+def method_file(name: str) -> Path:
+    """The YAML of a method: a name from conf/methods, or a path to one's own file.
+
+    Raises:
+        UserError: there is no such method; the nearest name is given.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no such method file: {name}")
+        return path
+    path = METHODS_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in METHODS_DIR.glob("*.yaml"))
+        raise UserError(f"no method '{name}'{_nearest(name, known)}; known: {', '.join(known)}")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(loaded, resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"no such configuration file: {path}") from None
+    except Exception as error:  # every YAML error class, and unreadable files
+        raise UserError(f"{path}: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values")
+    return {str(key): value for key, value in content.items()}
+
+
+def _merge(cfg: DictConfig, content: dict[str, Any], where: str, prefix: str = "") -> None:
+    for key, value in content.items():
+        full = f"{prefix}{key}"
+        if full in SECTIONS and isinstance(value, dict):
+            _merge(cfg, value, where, f"{full}.")
+        else:
+            _set(cfg, full, value, where)
+
+
+def _set(cfg: DictConfig, key: str, value: Any, where: str) -> None:
+    known = _known_keys(Config)
+    free = any(key.startswith(f"{name}.") for name in ("weights", "model.exits"))
+    if key not in known and not free:
+        raise UserError(f"{where}: unknown key '{key}'{_nearest(key, known)}")
+    try:
+        OmegaConf.update(cfg, key, value, merge=False, force_add=free)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{where}: {key}: {_first_line(error)}") from None
+
+
+def _is_section(item: Any) -> bool:
+    return item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(item.default_factory)
+
+
+def _known_keys(section: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for item in dataclasses.fields(section):
+        keys.append(prefix + item.name)
+        if _is_section(item):
+            keys += _known_keys(item.default_factory, f"{prefix}{item.name}.")
+    return keys
+
+
+SECTIONS = {item.name for item in dataclasses.fields(Config) if _is_section(item)}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    if not close:  # the right leaf under the wrong section
+        close = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

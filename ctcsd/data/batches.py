@@ -1,0 +1,131 @@
+"""From cut sets to batches of features and token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset import DynamicBucketingSampler
+from lhotse.dataset.collation import collate_features
+from torch import Tensor
+
+from ctcsd.config import Config
+from ctcsd.data.feasibility import ctc_feasible
+from ctcsd.data.features import cuts_file, load_cuts
+from ctcsd.errors import UserError
+from ctcsd.model.subsampling import subsampled_length
+
+
+class Batch(NamedTuple):
+    """features (N, T, F), lengths (N,), targets (N, U) padded with 0, target_lengths (N,), texts and cut ids."""
+
+    features: Tensor
+    lengths: Tensor
+    targets: Tensor | None
+    target_lengths: Tensor | None
+    texts: list[str]
+    cut_ids: list[str]
+
+
+class CtcDataset(torch.utils.data.Dataset):
+    """A lhotse-style dataset: indexed by the cut set of a batch.
+
+    Args:
+        encode: text -> token ids; None for cuts without a transcript, which is then never touched.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]] | None = None) -> None:
+        self.encode = encode
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        features, lengths = collate_features(cuts)
+        ids = [cut.id for cut in cuts]
+        if self.encode is None:
+            return Batch(features, lengths.long(), None, None, [], ids)
+        texts = [transcript(cut) for cut in cuts]
+        tokens = [torch.tensor(self.encode(text), dtype=torch.int64) for text in texts]
+        targets = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        return Batch(features, lengths.long(), targets, torch.tensor([len(t) for t in tokens]), texts, ids)
+
+
+def transcript(cut: Cut) -> str:
+    """The text of a cut.
+
+    Raises:
+        UserError: the cut has none.
+    """
+    text = " ".join(s.text for s in cut.supervisions if s.text)
+    if not text:
+        raise UserError(f"cut {cut.id} has no text, which a CTC loss needs (or set every CTC weight to 0)")
+    return text
+
+
+def select_speaker(cuts: CutSet, speaker: str | None, split: str) -> CutSet:
+    """The cuts of one speaker (all when None); raises UserError where none is left."""
+    if speaker is None:
+        return cuts
+    chosen = cuts.filter(lambda cut: any(s.speaker == speaker for s in cut.supervisions)).to_eager()
+    if len(chosen) == 0:
+        raise UserError(f"no cut of speaker '{speaker}' in split '{split}'")
+    return chosen
+
+
+def split_cuts(cfg: Config, data_dir: Path, split: str) -> CutSet:
+    """The cuts, with features, of a split to evaluate on."""
+    cuts = load_cuts(cuts_file(data_dir, cfg.features.num_mel_bins, split), stage=1)
+    return select_speaker(cuts, cfg.data.speaker, split)
+
+
+def trainable(
+    cuts: CutSet, encode: Callable[[str], list[int]] | None, max_seconds: float
+) -> tuple[CutSet, dict[str, int]]:
+    """The cuts that a CTC model can be trained on, and how many were left out, by reason."""
+    dropped = {"longer than data.max_seconds": 0, "fewer frames than CTC needs for the text": 0}
+    kept = []
+    for cut in cuts:
+        if cut.duration > max_seconds:
+            dropped["longer than data.max_seconds"] += 1
+        elif encode and not ctc_feasible(subsampled_length(cut.num_frames), encode(transcript(cut))):
+            dropped["fewer frames than CTC needs for the text"] += 1
+        else:
+            kept.append(cut)
+    if not kept:
+        raise UserError(f"no training cut is left: {dropped}")
+    return CutSet.from_cuts(kept), dropped
+
+
+def bucketing_sampler(
+    cuts: CutSet, max_duration: float, num_buckets: int, seed: int, epoch: int, world_size: int = 1, rank: int = 0
+) -> DynamicBucketingSampler:
+    """Shuffled batches of similar duration, at most max_duration seconds of audio each; the order follows the epoch."""
+    longest = max(cut.duration for cut in cuts)
+    if longest > max_duration:
+        raise UserError(f"data.max_duration={max_duration:g} is shorter than the longest cut, {longest:.1f} seconds")
+    sampler = DynamicBucketingSampler(
+        cuts,
+        max_duration=max_duration,
+        num_buckets=min(num_buckets, max(1, len(cuts) // 8)),
+        shuffle=True,
+        drop_last=False,
+        seed=seed,
+        world_size=world_size,
+        rank=rank,
+    )
+    sampler.set_epoch(epoch)
+    return sampler
+
+
+def in_order(cuts: CutSet, max_duration: float) -> list[CutSet]:
+    """Batches of all the cuts, longest first, each at most max_duration seconds with its padding."""
+    batches: list[list[Cut]] = []
+    longest = 0.0
+    for cut in sorted(cuts, key=lambda c: (-c.duration, c.id)):
+        if batches and longest * (len(batches[-1]) + 1) <= max_duration:
+            batches[-1].append(cut)
+        else:
+            batches.append([cut])
+            longest = cut.duration
+    return [CutSet.from_cuts(batch) for batch in batches]

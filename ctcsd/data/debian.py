@@ -1,0 +1,162 @@
+"""Files out of a Debian package, with the user's own apt and without root, for corpora that a distribution ships."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from ctcsd.errors import UserError
+
+APT_SECONDS = 1200
+ACQUIRE = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30")
+
+
+def fetch_package(package: str, checksums: Mapping[str, str], cache: Path, deb: Path | None = None) -> Path:
+    """The verified .deb of `package`, kept in the folder `cache` and reused from there.
+
+    `checksums`: version -> sha256, best version first. `deb`: a file the user already has, instead of a download.
+    Raises UserError with the remedy: no apt, no network, unknown package or version, damaged or different file.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    if deb is not None:
+        if not deb.is_file():
+            raise UserError(f"--deb {deb}: no such file")
+        return _keep(deb, _verify(deb, package, checksums), package, cache)
+    for version, wanted in checksums.items():
+        cached = _cached(cache, package, version)
+        if cached.is_file() and _sha256(cached) == wanted:
+            return cached
+    with tempfile.TemporaryDirectory(prefix="ctcsd-apt-") as folder:
+        found = _download(package, list(checksums), Path(folder))
+        return _keep(found, _verify(found, package, checksums), package, cache)
+
+
+def unpack(deb: Path, folder: Path) -> None:
+    """Unpack a .deb into `folder`. Raises UserError where it is damaged or dpkg is missing."""
+    if shutil.which("dpkg") is None:
+        raise UserError(
+            "dpkg is not on this machine; it is needed to unpack Debian packages (every Debian and Ubuntu has it)"
+        )
+    done = subprocess.run(["dpkg", "-x", str(deb), str(folder)], capture_output=True, text=True, env=_env())
+    if done.returncode != 0:
+        if "No space left" in done.stderr:
+            raise UserError(f"the disk is full: {deb.name} cannot be unpacked into {folder}")
+        raise UserError(f"{deb.name} cannot be unpacked, it is damaged: {_last_line(done.stderr)}")
+
+
+def member(folder: Path, name: str) -> Path:
+    """A regular file of an unpacked package. Raises UserError where it is missing or a name or link leads out."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{name}: not a path inside a package")
+    found = folder.joinpath(*path.parts)
+    if any(folder.joinpath(*path.parts[:depth]).is_symlink() for depth in range(1, len(path.parts) + 1)):
+        raise UserError(f"{name}: a link where the package should hold a file")
+    if not found.is_file():
+        raise UserError(f"{name}: not in the package")
+    return found
+
+
+def _download(package: str, versions: list[str], folder: Path) -> Path:
+    """Fetch with the system's package lists; where that fails, with fresh lists in a private folder (needs no root)."""
+    if shutil.which("apt-get") is None:
+        raise UserError(
+            f"apt-get is not on this machine: get {_named(package, versions)} elsewhere and give it with --deb FILE"
+        )
+    private = _private(folder)
+    trouble = ""
+    for options in ([], private):
+        if options:
+            trouble = _apt([*options, "update"], folder) or trouble
+        for version in versions:
+            trouble = _apt([*options, "download", f"{package}={version}"], folder)
+            if found := sorted(folder.glob(f"{package}_*.deb")):
+                return found[0]
+    raise UserError(_explain(package, versions, trouble))
+
+
+def _private(folder: Path) -> list[str]:
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True)
+    options = ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
+    if os.geteuid() == 0:  # root's apt drops to a user that cannot enter a private folder
+        options += ["-o", "APT::Sandbox::User=root"]
+    return options
+
+
+def _apt(arguments: list[str], folder: Path) -> str:
+    """Run apt-get in `folder`; what it said on stderr where it failed."""
+    try:
+        done = subprocess.run(
+            ["apt-get", "-q", *ACQUIRE, *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=APT_SECONDS,
+            env=_env(),
+        )
+    except subprocess.TimeoutExpired:
+        return f"Failed to fetch: no answer within {APT_SECONDS} s"
+    return done.stderr if done.returncode else ""
+
+
+def _explain(package: str, versions: list[str], trouble: str) -> str:
+    remedy = f"get {_named(package, versions)} elsewhere and give it with --deb FILE"
+    if "No space left" in trouble or "enough free space" in trouble:
+        return f"the disk is full: {package} cannot be downloaded (TMPDIR chooses another one)"
+    if "Unable to locate package" in trouble:
+        return f"the package lists of apt hold no {package} (no network, or another distribution?): {remedy}"
+    if "was not found" in trouble:
+        return f"apt offers {package}, but none of the versions this recipe knows ({', '.join(versions)}): {remedy}"
+    return f"apt cannot download {package} (no network?): {_last_line(trouble)}: {remedy}"
+
+
+def _verify(deb: Path, package: str, checksums: Mapping[str, str]) -> str:
+    """The version of a file, by its checksum."""
+    found = _sha256(deb)
+    for version, wanted in checksums.items():
+        if found == wanted:
+            return version
+    raise UserError(
+        f"{deb.name}: checksum mismatch, it is damaged or not the file this recipe knows (sha256 {found[:16]}...): "
+        f"give an intact {_named(package, list(checksums))} with --deb FILE"
+    )
+
+
+def _keep(deb: Path, version: str, package: str, cache: Path) -> Path:
+    target = _cached(cache, package, version)
+    if not (target.exists() and target.samefile(deb)):
+        partial = target.with_name(target.name + ".partial")
+        shutil.copyfile(deb, partial)
+        os.replace(partial, target)
+    return target
+
+
+def _cached(cache: Path, package: str, version: str) -> Path:
+    return cache / f"{package}_{version.replace(':', '%3a')}.deb"
+
+
+def _named(package: str, versions: list[str]) -> str:
+    return f"{package} {' or '.join(versions)}"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,106 @@
+"""The files that stage 0 leaves: audio, manifests, list of drops, report; they appear together or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from ctcsd.data.checks import Drop, Kept, Limits
+from ctcsd.data.manifests import write_manifests
+from ctcsd.data.report import build_report, report_text
+from ctcsd.data.splits import SPLITS
+from ctcsd.errors import UserError
+
+PARTIAL = ".preparing"
+FAILED = "dropped.failed.tsv"
+
+
+class Output:
+    """Collects results in a hidden folder of `out_dir`, locked for one run; `finish` moves them into place."""
+
+    def __init__(self, out_dir: Path, language: str) -> None:
+        self.out_dir = out_dir.absolute()
+        self.language = language
+        self.partial = self.out_dir / PARTIAL
+        self.audio = self.partial / "audio"
+        self.kept: list[Kept] = []
+        self.dropped: list[tuple[str, Drop]] = []
+
+    def __enter__(self) -> Output:
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.out_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UserError(f"another preparation is writing into {self.out_dir}") from None
+        shutil.rmtree(self.partial, ignore_errors=True)  # of a killed run
+        self.audio.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        os.close(self._lock)
+
+    def drop(self, utterance_id: str, drop: Drop) -> None:
+        self.dropped.append((utterance_id, drop))
+
+    def keep(self, kept: Kept) -> None:
+        self.kept.append(kept)
+
+    def finish(self, limits: Limits, max_dropped: float) -> dict:
+        """Write manifests and reports, move all into place. Raises UserError on too many drops or an empty split."""
+        self.kept.sort(key=lambda one: one.name)
+        self.dropped.sort(key=lambda pair: (pair[0], pair[1].reason))
+        self._write_dropped()
+        self._refuse(max_dropped)
+        report = build_report(self.language, self.kept, self.dropped, limits)
+        write_manifests(self.partial / "manifests", self.kept, self.out_dir / "audio", self.language)
+        (self.partial / "report.json").write_text(
+            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        text = report_text(report)
+        (self.partial / "report.txt").write_text(text, encoding="utf-8")
+        self._move()
+        print(text, end="")
+        return report
+
+    def _refuse(self, max_dropped: float) -> None:
+        total = len(self.kept) + len(self.dropped)
+        if not total:
+            raise UserError("the recipe found no utterances at all")
+        message = ""
+        if len(self.dropped) > max_dropped * total:
+            reasons = [drop.reason for _, drop in self.dropped]
+            common = max(sorted(set(reasons)), key=reasons.count)
+            name, drop = next(pair for pair in self.dropped if pair[1].reason == common)
+            message = (
+                f"{len(self.dropped)} of {total} utterances dropped (more than {max_dropped:.0%}); "
+                f"most often: {common} ({reasons.count(common)}, such as {name}: {drop.detail})"
+            )
+        elif empty := [split for split in SPLITS if not any(one.split == split for one in self.kept)]:
+            message = (
+                f"no utterance is left for {', '.join(empty)} ({len(self.kept)} kept, {len(self.dropped)} dropped)"
+            )
+        if message:
+            os.replace(self.partial / "dropped.tsv", self.out_dir / FAILED)
+            raise UserError(f"{message}; all drops: {self.out_dir / FAILED}")
+
+    def _write_dropped(self) -> None:
+        rows = [("id", "reason", "detail"), *((name, drop.reason, drop.detail) for name, drop in self.dropped)]
+        lines = ("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
+        (self.partial / "dropped.tsv").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+    def _move(self) -> None:
+        """Manifests go first and come last: without them nothing looks whole."""
+        shutil.rmtree(self.out_dir / "manifests", ignore_errors=True)
+        shutil.rmtree(self.out_dir / "audio", ignore_errors=True)
+        (self.out_dir / FAILED).unlink(missing_ok=True)
+        for name in ("audio", "dropped.tsv", "report.json", "report.txt", "manifests"):
+            os.replace(self.partial / name, self.out_dir / name)

@@ -1,0 +1,119 @@
+"""Conformer layer (Gulati et al., 2005.08100) with rotary attention (2104.09864) and LayerNorm in the convolution.
+
+LayerNorm instead of BatchNorm: batch statistics would make an utterance's output depend on its neighbours.
+Axes: N utterances, T frames, D model width, H heads, K kernel size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution over time in (N, T, D) layout, odd kernel, zero edges.
+
+    Seen as an image of height 1 in channels-last memory, (N, T, D) needs no copy, and oneDNN's kernel for that
+    layout takes half the time of conv1d on the transposed tensor.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"the convolution kernel must be odd, not {kernel}")
+        self.conv = nn.Conv2d(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward module with SiLU."""
+
+    def __init__(self, dim: int, mult: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, mult * dim)
+        self.down = nn.Linear(mult * dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(F.silu(self.up(self.norm(x))))
+        return drop(x, self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head self-attention with rotary positions."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads or (dim // heads) % 2:
+            raise ValueError(f"the width {dim} must be an even multiple of the number of heads, {heads}")
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.heads, self.dropout = heads, dropout
+
+    def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """x: (N, T, D); mask: bool (N, 1, 1, T), True where a key may be attended to."""
+        n, t, d = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, attn_mask=mask)
+        return drop(self.out(x.transpose(1, 2).reshape(n, t, d)), self.dropout, self.training)
+
+
+class ConvModule(nn.Module):
+    """Pre-norm convolution module: pointwise, GLU, depthwise, LayerNorm, SiLU, pointwise."""
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 2 * dim)
+        self.depthwise = DepthwiseConv(dim, kernel)
+        self.mid_norm = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        """x: (N, T, D); keep: float (N, T, 1), 0 on padded frames."""
+        x = self.depthwise(F.glu(self.up(self.norm(x)), dim=-1) * keep)
+        return drop(self.down(F.silu(self.mid_norm(x))), self.dropout, self.training)
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, LayerNorm."""
+
+    def __init__(self, dim: int, heads: int, ff_mult: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.ff1 = FeedForward(dim, ff_mult, dropout)
+        self.attention = Attention(dim, heads, dropout)
+        self.conv = ConvModule(dim, kernel, dropout)
+        self.ff2 = FeedForward(dim, ff_mult, dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor, keep: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + 0.5 * self.ff1(x)
+        x = x + self.attention(x, mask, rotary)
+        x = x + self.conv(x, keep)
+        return self.norm(x + 0.5 * self.ff2(x))
+
+
+def drop(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout that costs nothing when p is 0 (nn.Dropout draws its mask all the same)."""
+    return F.dropout(x, p) if p > 0.0 and training else x
+
+
+def rotary_tables(num_frames: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (T, head_dim / 2), of rotary position embedding at base 10,000."""
+    positions = torch.arange(num_frames, device=like.device, dtype=torch.float32)
+    rates = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None] * torch.pow(10000.0, -rates)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the two halves of each head by its frame's angle. x: (N, H, T, head_dim)."""
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

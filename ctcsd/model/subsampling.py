@@ -1,0 +1,57 @@
+"""The front of the encoder: per-utterance normalisation and 4x convolutional subsampling.
+
+Axes: N utterances, T frames, F mel bins, C channels, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
+    """(N,) lengths in frames -> bool (N, T), True on valid frames."""
+    return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
+
+
+def subsampled_length(num_frames: Any) -> Any:
+    """Frames after 4x subsampling, ceil(ceil(T / 2) / 2), of an int or an int64 tensor."""
+    return ((num_frames + 1) // 2 + 1) // 2
+
+
+def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-3) -> Tensor:
+    """Zero mean and unit variance per utterance and mel bin over its valid frames; padding becomes 0.
+
+    features: (N, T, F); mask: bool (N, T).
+    """
+    keep = mask[..., None].to(features.dtype)
+    count = keep.sum(1, keepdim=True).clamp(min=1.0)
+    mean = (features * keep).sum(1, keepdim=True) / count
+    centred = (features - mean) * keep
+    std = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    return centred / (std + eps)
+
+
+class ConvSubsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2, ReLU, then a projection to the model width.
+
+    Output frame t sees input frames 4t-3 .. 4t+3. Padded frames are zeroed before each convolution, exactly as
+    the convolution's own edge padding, so that an utterance's output does not depend on its batch.
+    """
+
+    def __init__(self, num_mel_bins: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.out = nn.Linear(channels * subsampled_length(num_mel_bins), dim)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, T, F) normalised features, zero where padded, and (N,) lengths -> (N, T', D), (N,) lengths."""
+        x = torch.relu(self.conv1(features[:, None]))
+        half = (lengths + 1) // 2
+        x = x * frame_mask(half, x.size(2))[:, None, :, None]
+        x = torch.relu(self.conv2(x))
+        x = self.out(x.permute(0, 2, 1, 3).flatten(2))
+        return x, subsampled_length(lengths)

@@ -1,0 +1,48 @@
+"""Where the files of a run lie: exp/<preset>/<method>/seed<seed>/."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctcsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one trained model and all that was decoded with it."""
+
+    path: Path
+
+    def archive(self, split: str, exit: str) -> Path:
+        """Posteriors of a split at an exit."""
+        return self.path / "posteriors" / f"{split}-{exit}"
+
+    def archive_marker(self, split: str, exit: str) -> Path:
+        """Done-marker of an archive."""
+        return self.path / "posteriors" / f".{split}-{exit}.done"
+
+    def hypotheses(self, method: str, split: str, exit: str) -> Path:
+        """What a search method recognised."""
+        return self.path / "decode" / method / f"hyps-{split}-{exit}.jsonl"
+
+    def decoded(self, method: str) -> Path:
+        """Folder of a search method's hypotheses and score files."""
+        return self.path / "decode" / method
+
+    @property
+    def results(self) -> Path:
+        """One JSON object per result row."""
+        return self.path / "results.jsonl"
+
+    def train_record(self) -> dict[str, Any]:
+        """train.json; raises UserError where the training is not finished."""
+        path = self.path / "train.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise UserError(f"{self.path} holds no finished training: run stage 3") from None
+        except ValueError:
+            raise UserError(f"{path}: damaged: run stage 3 again") from None

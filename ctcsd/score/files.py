@@ -1,0 +1,84 @@
+"""recogs-, errs- and wer-summary- files in icefall's layout."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import kaldialign
+
+from ctcsd.score.wer import WerStats, wer
+
+EPS = "*"
+
+
+def write_recogs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> None:
+    """(cut id, reference words, hypothesis words) per utterance, two lines each."""
+    with path.open("w", encoding="utf-8") as out:
+        for cut_id, reference, hypothesis in rows:
+            out.write(f"{cut_id}:\tref={reference}\n{cut_id}:\thyp={hypothesis}\n")
+
+
+def write_errs(path: Path, name: str, rows: Sequence[tuple[str, list[str], list[str]]]) -> WerStats:
+    """The error report: totals, alignments, confusions, insertions, deletions and counts per word."""
+    stats = wer((reference, hypothesis) for _, reference, hypothesis in rows)
+    subs: Counter[tuple[str, str]] = Counter()
+    ins: Counter[str] = Counter()
+    dels: Counter[str] = Counter()
+    words: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])  # correct, ref sub, hyp sub, ins, del
+    with path.open("w", encoding="utf-8") as out:
+        correct = stats.words - stats.subs - stats.dels
+        out.write(
+            f"%WER = {stats.rate:.2f}\nErrors: {stats.ins} insertions, {stats.dels} deletions, "
+            f"{stats.subs} substitutions, over {stats.words} reference words ({correct} correct)\n"
+            "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, "
+            "DELETIONS:, INSERTIONS:, PER-WORD STATS:\n\nPER-UTT DETAILS: corr or (ref->hyp)  \n"
+        )
+        for cut_id, reference, hypothesis in rows:
+            pieces = []
+            for ref, hyp in kaldialign.align(reference, hypothesis, EPS):
+                if ref == hyp:
+                    words[ref][0] += 1
+                    pieces.append(ref)
+                    continue
+                pieces.append(f"({ref}->{hyp})")
+                if ref == EPS:
+                    ins[hyp] += 1
+                    words[hyp][3] += 1
+                elif hyp == EPS:
+                    dels[ref] += 1
+                    words[ref][4] += 1
+                else:
+                    subs[ref, hyp] += 1
+                    words[ref][1] += 1
+                    words[hyp][2] += 1
+            out.write(f"{cut_id}:\t{' '.join(pieces)}\n")
+        out.write("\nSUBSTITUTIONS: count ref -> hyp\n")
+        out.writelines(f"{n}   {ref} -> {hyp}\n" for (ref, hyp), n in _descending(subs))
+        out.write("\nDELETIONS: count ref\n")
+        out.writelines(f"{n}   {ref}\n" for ref, n in _descending(dels))
+        out.write("\nINSERTIONS: count hyp\n")
+        out.writelines(f"{n}   {hyp}\n" for hyp, n in _descending(ins))
+        _write_words(out, words)
+    return stats
+
+
+def write_summary(path: Path, rows: Sequence[tuple[str, float]]) -> None:
+    """`settings WER`, best first."""
+    lines = [f"{key}\t{rate:.2f}\n" for key, rate in sorted(rows, key=lambda row: row[1])]
+    path.write_text("settings\tWER\n" + "".join(lines), encoding="utf-8")
+
+
+def _descending(counts: Counter) -> list:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _write_words(out: TextIO, words: dict[str, list[int]]) -> None:
+    out.write("\nPER-WORD STATS: word  corr tot_errs count_in_ref count_in_hyp\n")
+    for word, (corr, ref_sub, hyp_sub, ins, dels) in sorted(
+        words.items(), key=lambda item: (-sum(item[1][1:]), item[0])
+    ):
+        errors = ref_sub + hyp_sub + ins + dels
+        out.write(f"{word}   {corr} {errors} {corr + ref_sub + dels} {corr + hyp_sub + ins}\n")

@@ -1,0 +1,92 @@
+"""Done-markers: a finished output remembers what it depended on, so that a change makes it anew and sameness skips.
+
+A marker is a JSON file beside its output, written last. It holds every option and the SHA-256 of every input file,
+so that the reason for a second run can be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content; `missing` where there is none."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return "missing"
+    return digest.hexdigest()
+
+
+def depends(options: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+    """What an output depends on: options (flattened, JSON values) and the content of files."""
+    flat: dict[str, Any] = {}
+    _flatten(options, "", flat)
+    flat.update({f"file {path}": file_hash(Path(path)) for path in files})
+    return json.loads(json.dumps(flat, default=str))
+
+
+def changed(marker: Path, dependencies: Mapping[str, Any]) -> str | None:
+    """None where the marker holds the same dependencies, else the reason why the output is made (again)."""
+    try:
+        before = json.loads(marker.read_text(encoding="utf-8"))
+    except OSError:
+        return "not there yet"
+    except ValueError:
+        return f"its marker {marker} is damaged"
+    if before == dependencies:
+        return None
+    keys = [k for k in {**before, **dependencies} if before.get(k) != dependencies.get(k)]
+    shown = ", ".join(
+        f"{k} changed" if k.startswith("file ") else f"{k} was {before.get(k)}, is {dependencies.get(k)}"
+        for k in keys[:3]
+    )
+    return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def mark(marker: Path, dependencies: Mapping[str, Any]) -> None:
+    """Write the marker, beside its target first."""
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    partial = marker.with_name(f".{marker.name}.partial")
+    partial.write_text(json.dumps(dependencies, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(marker)
+
+
+def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any]) -> bool:
+    """Whether an output need not be made; says on the screen what is skipped, or why it is made again."""
+    reason = changed(marker, dependencies)
+    if reason is None:
+        print(f"{what}: up to date", flush=True)
+        return True
+    if marker.exists():
+        marker.unlink()  # from here on the output is not whole
+        print(f"{what}: made again, because {reason}", flush=True)
+    return False
+
+
+def run_once(marker: Path, paths: Sequence[Path], command: Sequence[str]) -> int:
+    """Run a command unless the marker says that it was done with the same words and inputs; returns its exit code."""
+    files = [f for path in paths for f in (sorted(p for p in path.rglob("*.py")) if path.is_dir() else [path])]
+    needs = depends({"command": list(command)}, files)
+    if up_to_date(marker.stem.lstrip("."), marker, needs):
+        return 0
+    status = subprocess.run(list(command), check=False).returncode
+    if status == 0:
+        mark(marker, needs)
+    return status
+
+
+def _flatten(options: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            _flatten(value, f"{prefix}{key}.", into)
+        else:
+            into[f"{prefix}{key}"] = value

@@ -1,0 +1,1 @@
+"""Units, tokens and text."""

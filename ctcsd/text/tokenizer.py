@@ -1,0 +1,158 @@
+"""The units of a lang dir: characters or sentencepiece BPE, with tokens.txt in k2's format (blank = 0).
+
+A lang dir holds `tokens.txt` ("symbol id" per line) and, for BPE, `bpe.model`. The space is written as U+2581
+in both kinds, so that decoding is the same: join the symbols, then turn that mark into a space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ctcsd.errors import UserError
+
+BLANK_SYMBOL = "<blk>"
+SPACE = "\u2581"
+
+
+class TokenTable:
+    """tokens.txt: symbols by id, and its fingerprint (SHA-256 of the table)."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        if len(symbols) < 2 or symbols[0] != BLANK_SYMBOL:
+            raise UserError(f"a token table starts with {BLANK_SYMBOL} (id 0) and has at least one more token")
+        if len(set(symbols)) != len(symbols):
+            raise UserError("a token stands twice in the token table")
+        self.symbols = list(symbols)
+        self.ids = {symbol: i for i, symbol in enumerate(symbols)}
+        text = "".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
+        self.text = text
+        self.fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    @classmethod
+    def load(cls, lang_dir: Path) -> TokenTable:
+        """Read `lang_dir/tokens.txt`; raises UserError naming the first broken line."""
+        path = Path(lang_dir) / "tokens.txt"
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: {error.__class__.__name__}: run stage 2 to make the lang dir") from None
+        symbols: list[str] = []
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            symbol, _, index = line.rpartition(" ")
+            if not symbol or index != str(len(symbols)):
+                raise UserError(f"{path}: line {number} should read 'SYMBOL {len(symbols)}'")
+            symbols.append(symbol)
+        return cls(symbols)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def text_of(self, ids: Iterable[int]) -> str:
+        """Token ids (no blanks) -> words separated by single spaces."""
+        joined = "".join(self.symbols[i] for i in ids)
+        return " ".join(joined.replace(SPACE, " ").split())
+
+
+class Tokenizer:
+    """Text <-> token ids of a lang dir."""
+
+    def __init__(self, lang_dir: Path) -> None:
+        self.table = TokenTable.load(lang_dir)
+        self._pieces = None
+        model = Path(lang_dir) / "bpe.model"
+        if model.is_file():
+            import sentencepiece
+
+            try:
+                self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+            except Exception:  # sentencepiece raises RuntimeError and OSError of its own
+                raise UserError(f"{model}: not a sentencepiece model") from None
+            if self._pieces.get_piece_size() != len(self.table):
+                raise UserError(f"{model} has {self._pieces.get_piece_size()} pieces, tokens.txt {len(self.table)}")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text.
+
+        Raises:
+            UserError: a character that the lang dir does not know.
+        """
+        if self._pieces is not None:
+            ids = self._pieces.encode(text, out_type=int)
+            if self._pieces.unk_id() in ids:
+                raise UserError(f"a character of '{text}' is unknown to the sentencepiece model")
+            return ids
+        ids = []
+        for character in " ".join(text.split()):
+            index = self.table.ids.get(SPACE if character == " " else character)
+            if index is None:
+                raise UserError(f"character '{character}' of '{text}' is not in tokens.txt")
+            ids.append(index)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words of token ids without blanks."""
+        return self.table.text_of(ids)
+
+
+def train_chars(texts: Iterable[str]) -> TokenTable:
+    """The characters of the texts, sorted, after blank and space."""
+    characters = {c for text in texts for c in text} - {" "}
+    if not characters:
+        raise UserError("there is no text to take characters from: is the training set empty?")
+    return TokenTable([BLANK_SYMBOL, SPACE, *sorted(characters)])
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, model_file: Path) -> TokenTable:
+    """Train sentencepiece BPE with blank at 0 and write the model; returns its token table.
+
+    Raises:
+        UserError: a size that the text cannot fill (the largest possible is named) or that is too small.
+    """
+    import sentencepiece
+
+    sentences = [text for text in texts if text]
+    if not sentences:
+        raise UserError("there is no text to train BPE on: is the training set empty?")
+    prefix = model_file.with_suffix("")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_prefix=str(prefix),
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            user_defined_symbols=[BLANK_SYMBOL],
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except Exception as error:
+        raise UserError(_bpe_advice(str(error), vocab_size)) from None
+    finally:
+        prefix.with_suffix(".vocab").unlink(missing_ok=True)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+    if pieces[0] != BLANK_SYMBOL:  # sentencepiece places unk first when asked to; ids must start with blank
+        raise UserError(f"sentencepiece put '{pieces[0]}' at id 0 where blank belongs")
+    return TokenTable(pieces)
+
+
+def _bpe_advice(message: str, vocab_size: int) -> str:
+    import re
+
+    largest: re.Match[str] | None = re.search(r"value\s*<=\s*(\d+)", message)
+    if largest:
+        return f"lang.vocab_size={vocab_size} is too large for this text: the largest possible is {largest[1]}"
+    smallest = re.search(r"smaller than required_chars\D*\d+\s*vs\s*(\d+)", message) or re.search(
+        r"required_chars_size=?\D*(\d+)", message
+    )
+    if smallest:
+        return f"lang.vocab_size={vocab_size} is too small: the text alone has {smallest[1]} characters and symbols"
+    return f"lang.vocab_size={vocab_size}: sentencepiece says: {message.strip().splitlines()[-1]}"

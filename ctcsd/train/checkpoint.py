@@ -1,0 +1,77 @@
+"""Model files for exchange (safetensors and YAML, no pickled code), and the average of checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ctcsd.config import Config, load_config
+from ctcsd.errors import UserError
+from ctcsd.model import SharedEncoderCtc
+
+MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a training checkpoint under a temporary name, flushes it, and renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as out:
+            torch.save(checkpoint, out)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+
+
+def save_model(model: SharedEncoderCtc, run_dir: Path, fingerprint: str) -> None:
+    """Write `model.safetensors`; its header carries the fingerprint of the token table."""
+    partial = run_dir / f".{MODEL_FILE}.partial"
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, partial, metadata={"format": "ctcsd-1", "tokens": fingerprint})
+    partial.replace(run_dir / MODEL_FILE)
+
+
+def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[SharedEncoderCtc, Config]:
+    """The model of a finished run, in eval mode, and its configuration.
+
+    Raises:
+        UserError: the run is not finished, its files are damaged, or its token table is not `fingerprint`'s.
+    """
+    path = run_dir / MODEL_FILE
+    if not path.is_file():
+        raise UserError(f"no trained model at {path}: run stage 3")
+    cfg = load_config([run_dir / CONFIG_FILE])
+    model = SharedEncoderCtc(cfg.model)
+    try:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as opened:
+            made_for = (opened.metadata() or {}).get("tokens")
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{path}: damaged, or not of {CONFIG_FILE}'s sizes ({str(error).splitlines()[0]})") from None
+    if fingerprint is not None and made_for != fingerprint:
+        raise UserError(f"{path} was trained with another token table than the lang dir's: use its own, or train again")
+    return model.eval(), cfg
+
+
+def average_checkpoints(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:
+    """The mean of the parameters under `prefix` of several training checkpoints."""
+    total: dict[str, torch.Tensor] = {}
+    for path in paths:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        for name, value in state.items():
+            if name.startswith(prefix):
+                key = name[len(prefix) :]
+                total[key] = total[key] + value.double() if key in total else value.double()
+    return {name: (value / len(paths)).float() for name, value in total.items()}

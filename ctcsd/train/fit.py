@@ -1,0 +1,197 @@
+"""Stage 3: train one method on one corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import resource
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ctcsd.config import Config, save_config
+from ctcsd.data.datamodule import CorpusDataModule
+from ctcsd.data.features import cuts_file, perturbed
+from ctcsd.distill import Objective
+from ctcsd.distill.teacher import make_teacher
+from ctcsd.errors import UserError
+from ctcsd.model import SharedEncoderCtc
+from ctcsd.revision import revision
+from ctcsd.stamp import changed, depends, mark, up_to_date
+from ctcsd.text.tokenizer import Tokenizer
+from ctcsd.train.checkpoint import CONFIG_FILE, AtomicCheckpointIO, average_checkpoints, load_model, save_model
+from ctcsd.train.module import CtcModule
+from ctcsd.train.progress import EpochLine, bars
+
+
+def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
+    """Stage 3: train unless it was done; go on with an interrupted training of the same configuration.
+
+    A run of another configuration, data or lang dir in the same folder is moved aside to `<run_dir>.old`.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    bins = cfg.features.num_mel_bins
+    train, dev = perturbed(cfg.data.train, cfg.features.speeds), cfg.data.dev
+    options = {k: v for k, v in dataclasses.asdict(cfg).items() if k != "decode"}
+    inputs = [cuts_file(data_dir, bins, train), cuts_file(data_dir, bins, dev), lang_dir / "tokens.txt"]
+    needs = depends(options, inputs)
+    begun, done = run_dir / ".begun", run_dir / ".done"
+    if up_to_date(f"training of {run_dir}", done, needs) and (run_dir / "train.json").is_file():
+        return
+    if run_dir.exists() and changed(begun, needs):
+        aside = run_dir.with_name(f"{run_dir.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        run_dir.rename(aside)
+        print(f"an earlier run of another configuration was moved to {aside}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    mark(begun, needs)
+    result = fit(cfg, data_dir, lang_dir, run_dir)
+    mark(done, needs)
+    print(f"{run_dir}: {result['seconds'] / 60:.1f} minutes, peak memory {result['peak_memory_mib']} MiB")
+
+
+def fit(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> dict[str, Any]:
+    """Train, or go on with an interrupted training, and leave the best average of checkpoints in run_dir.
+
+    Writes `config.yaml` (resolved), `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt` and, last,
+    `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
+
+    Raises:
+        UserError: the configuration, the data or the lang dir do not fit together; the message says how.
+    """
+    _quieten()
+    L.seed_everything(cfg.seed, verbose=False)
+    tokenizer = Tokenizer(lang_dir)
+    table = tokenizer.table
+    cfg.model.vocab_size = len(table)
+    cfg.model.num_mel_bins = cfg.features.num_mel_bins
+    model = SharedEncoderCtc(cfg.model)
+    distill = cfg.distill
+    objective = Objective(
+        cfg.weights, model.exits, distill.frames, distill.match, distill.temperature, distill.reduction
+    )
+    frozen = load_model(Path(distill.checkpoint), table.fingerprint)[0] if distill.checkpoint else None
+    teacher = make_teacher(distill.teacher, model.exits, frozen)
+    data = CorpusDataModule(cfg, data_dir, tokenizer, objective.needs_labels)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(cfg, run_dir / CONFIG_FILE)
+    (run_dir / "tokens.txt").write_text(table.text, encoding="utf-8")
+
+    module = CtcModule(cfg, model, table, objective, teacher)
+    module.total_steps = data.batches_per_epoch() * cfg.train.epochs
+    best = ModelCheckpoint(
+        run_dir / "checkpoints",
+        filename="epoch{epoch:03d}-cer{dev_cer:.2f}",
+        auto_insert_metric_name=False,
+        monitor="dev_cer",
+        save_top_k=cfg.train.average,
+        save_last=True,
+        save_on_train_epoch_end=True,
+    )
+    line = EpochLine()
+    trainer = L.Trainer(
+        default_root_dir=run_dir,
+        accelerator="auto",
+        devices=cfg.train.devices,
+        precision=_precision(cfg.train.precision),  # type: ignore[arg-type]
+        max_epochs=cfg.train.epochs,
+        gradient_clip_val=cfg.train.clip,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+        check_val_every_n_epoch=cfg.train.evaluate_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        callbacks=[line, best, *bars()],
+        enable_progress_bar=bool(bars()),
+        enable_model_summary=False,
+        logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
+        plugins=[AtomicCheckpointIO()],
+    )
+    _announce(cfg, model, data)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        print(f"going on from {last}")
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if trainer.interrupted or trainer.current_epoch < cfg.train.epochs:
+        raise UserError("the training was interrupted; start it again to go on from the last epoch")
+
+    dev = _keep_best(module, data, trainer, best)
+    save_model(model, run_dir, table.fingerprint)
+    result = {
+        "corpus": cfg.corpus,
+        "method": cfg.method,
+        "seed": cfg.seed,
+        "parameters": {name: model.truncate(name).num_parameters() for name in model.exits},
+        "dev": dev,
+        "seconds": round(line.seconds, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "epochs": cfg.train.epochs,
+        "train_audio_hours": round(data.train_seconds / 3600, 2),
+        "left_out": data.dropped,
+        "revision": revision(),
+    }
+    partial = run_dir / ".train.json.partial"
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    partial.rename(run_dir / "train.json")
+    return result
+
+
+def _keep_best(
+    module: CtcModule, data: CorpusDataModule, trainer: L.Trainer, best: ModelCheckpoint
+) -> dict[str, float]:
+    """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error."""
+    ranked = sorted(best.best_k_models, key=lambda path: float(best.best_k_models[path]))
+    tried: list[tuple[float, str, dict[str, torch.Tensor], dict[str, float]]] = []
+    for name, paths in (("average", ranked), ("best", ranked[:1])):
+        if name == "average" and len(ranked) < 2:
+            continue
+        state = average_checkpoints([Path(path) for path in paths])
+        module.model.load_state_dict(state)
+        metrics = {k: round(float(v), 3) for k, v in trainer.validate(module, data, verbose=False)[0].items()}
+        tried.append((metrics["dev_cer"], f"{name} of {len(paths)}", state, metrics))
+    error, name, state, metrics = min(tried, key=lambda row: row[0])
+    module.model.load_state_dict(state)
+    print(f"kept: {name}, dev CER {error:.2f} (tried: {', '.join(f'{row[1]} {row[0]:.2f}' for row in tried)})")
+    return metrics
+
+
+def _precision(wanted: str) -> str:
+    """Lightning's name of a precision; `auto` takes bf16 where the hardware multiplies it faster than fp32."""
+    if wanted == "auto":
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+        wanted = "bf16" if fast else "32"
+    names = {"32": "32-true", "bf16": "bf16-mixed"}
+    if wanted not in names:
+        raise UserError(f"no precision '{wanted}'; known: auto, {', '.join(names)}")
+    return names[wanted]
+
+
+def _announce(cfg: Config, model: SharedEncoderCtc, data: CorpusDataModule) -> None:
+    exits = ", ".join(f"{name} at layer {layer}" for name, layer in model.exits.items())
+    left_out = "; ".join(f"{count} {reason}" for reason, count in data.dropped.items() if count)
+    print(
+        f"{cfg.method}: {model.num_parameters() / 1e6:.2f} M parameters ({exits}), "
+        f"{len(data.train_cuts)} cuts, {data.train_seconds / 3600:.2f} h"
+        + (f"; left out: {left_out}" if left_out else ""),
+        flush=True,
+    )
+
+
+def _quieten() -> None:
+    """Lightning's advertisements and known-harmless warnings; its errors stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+    warnings.filterwarnings("ignore", message=".*DynamicBucketingSampler with an eagerly read CutSet.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

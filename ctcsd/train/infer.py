@@ -1,0 +1,72 @@
+"""Stage 4a: a trained model's log-posteriors, exit by exit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from lhotse import CutSet
+from tqdm import tqdm
+
+from ctcsd.config import Config
+from ctcsd.data.batches import CtcDataset, in_order, split_cuts
+from ctcsd.data.features import cuts_file
+from ctcsd.model import SharedEncoderCtc
+from ctcsd.posteriors import PosteriorWriter
+from ctcsd.run_dir import RunDir
+from ctcsd.stamp import depends, mark, up_to_date
+from ctcsd.text.tokenizer import TokenTable
+from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
+
+
+def posteriors_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Sequence[str]) -> None:
+    """Write the archives of a run's exits on dev and test; those that are up to date are skipped.
+
+    Raises:
+        UserError: the run is not trained, or its token table is not the lang dir's.
+    """
+    table = TokenTable.load(lang_dir)
+    model, _ = load_model(run, table.fingerprint)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for split in (cfg.data.dev, cfg.data.test):
+        cuts_path = cuts_file(data_dir, cfg.features.num_mel_bins, split)
+        needs = depends({"speaker": cfg.data.speaker}, [cuts_path, run / MODEL_FILE, run / CONFIG_FILE])
+        markers = {name: RunDir(run).archive_marker(split, name) for name in exits}
+        missing = [name for name in exits if not up_to_date(f"posteriors of {split} {name}", markers[name], needs)]
+        if not missing:
+            continue
+        cuts = split_cuts(cfg, data_dir, split)
+        count = write_posteriors(model, cuts, {name: RunDir(run).archive(split, name) for name in missing}, table)
+        for name in missing:
+            mark(markers[name], needs)
+        print(f"posteriors of {split}: {count} utterances, exits {', '.join(missing)}", flush=True)
+
+
+def write_posteriors(
+    model: SharedEncoderCtc, cuts: CutSet, archives: dict[str, Path], table: TokenTable, max_duration: float = 200.0
+) -> int:
+    """Write one archive per exit, all from the same pass, which ends at the highest of them.
+
+    Args:
+        model: in eval mode; it runs on the device it is on.
+        archives: exit name -> folder of its archive.
+        max_duration: seconds of audio in a batch, padding counted.
+
+    Returns:
+        the number of utterances.
+    """
+    device = next(model.parameters()).device
+    dataset = CtcDataset()
+    with ExitStack() as stack, torch.inference_mode():
+        writers = {name: stack.enter_context(PosteriorWriter(path, table)) for name, path in archives.items()}
+        batches = in_order(cuts, max_duration)
+        for batch_cuts in tqdm(batches, desc="posteriors", unit="batch", leave=False, disable=None):
+            batch = dataset[batch_cuts]
+            outputs = model(batch.features.to(device), batch.lengths.to(device), exits=writers)
+            for name, output in outputs.items():
+                log_probs = output.logits.float().log_softmax(-1).cpu().numpy()
+                for cut_id, length, rows in zip(batch.cut_ids, output.lengths.tolist(), log_probs):
+                    writers[name].write(cut_id, rows[:length])
+    return len(cuts)

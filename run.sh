@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# The stage driver of every recipe: data, features, lang, train, decode, score.
+set -euo pipefail
+caller=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'EOF'
+Usage: ./run.sh [OPTION]... [KEY=VALUE]...
+
+Set up on first use, then run the stages of a recipe and print the table of results:
+  0 data        download, check and split the corpus   -> RECIPE/data/manifests
+  1 features    80-bin log-mel filterbank              -> RECIPE/data/fbank80
+  2 lang        characters or BPE                      -> RECIPE/data/lang_*
+  3 train       every method and seed                  -> EXP/METHOD/seedN
+  4 decode      posteriors, then search (greedy, k2)   -> EXP/METHOD/seedN/{posteriors,decode}
+  5 score       WER, CER, intervals, agreement         -> EXP/RESULTS.md
+What is up to date is skipped; a run that was stopped goes on where it was.
+
+  --recipe DIR         the recipe                                   (default: egs/fotaq)
+  --stage N            first stage                                  (default: 0)
+  --stop-stage N       last stage                                   (default: 5)
+  --methods "A B"      methods of ctcsd/conf/methods, or YAML files (default: "ctc skd")
+  --seeds "1 2"        a run per seed                               (default: "1")
+  --exit NAME          decode and score this exit only              (default: all)
+  --quick              a small subset and model: all stages in minutes
+  --full               the long configuration of the recipe
+  --config FILE        a YAML file on top of the recipe's
+  --exp DIR            where the runs go                            (default: RECIPE/exp/default, or quick, full)
+  --data DIR           where the data goes                          (default: RECIPE/data)
+  --prepare "ARGS"     further arguments of the recipe's local/prepare.py, such as "--deb FILE"
+  --nj N               parallel jobs                                (default: number of cores)
+  --no-setup           use the interpreter 'python3' as it is, and install nothing
+  -h, --help           this text
+  KEY=VALUE            overrides of the configuration, such as train.epochs=5
+
+Examples:
+  ./run.sh --quick
+  ./run.sh --stage 3 --methods "ctc interctc skd" --seeds "1 2 3"
+  ./run.sh --stage 4 --stop-stage 5 --exit student
+EOF
+}
+
+fail() { echo "run.sh: $1" >&2; exit "${2:-1}"; }
+# A path that the user gave from another folder still means the user's.
+from_caller() { if [ "$caller" = "$PWD" ] || [[ $1 = /* ]]; then echo "${1%/}"; else echo "$caller/${1%/}"; fi; }
+number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
+
+recipe=egs/fotaq stage=0 stop_stage=5 methods="ctc skd" seeds=1 preset=default nj=$(nproc) setup=yes
+exp="" data="" prepare_args="" given=$(printf ' %q' "$@")
+exits=() configs=() overrides=()
+while [ $# -gt 0 ]; do
+  option=$1
+  case $option in
+    --recipe|--stage|--stop-stage|--stop_stage|--methods|--seeds|--exit|--config|--exp|--data|--prepare|--nj)
+      [ $# -ge 2 ] || fail "$option needs a value; see ./run.sh --help" 2
+      value=$2; shift ;;
+  esac
+  case $option in
+    --recipe) recipe=${value%/} ;;
+    --stage) number "$option" "$value"; stage=$value ;;
+    --stop-stage|--stop_stage) number "$option" "$value"; stop_stage=$value ;;
+    --methods) methods=$value ;;
+    --seeds) seeds=$value ;;
+    --exit) exits+=(--exit "$value") ;;
+    --config) configs+=(--config "$(from_caller "$value")") ;;
+    --exp) exp=$(from_caller "$value") ;;
+    --data) data=$(from_caller "$value") ;;
+    --prepare) prepare_args=$value ;;
+    --nj) number "$option" "$value"; [ "$value" -ge 1 ] || fail "--nj must be at least 1" 2; nj=$value ;;
+    --quick) preset=quick ;;
+    --full) preset=full ;;
+    --no-setup) setup=no ;;
+    -h|--help) usage; exit 0 ;;
+    -*) fail "unknown option '$option'; see ./run.sh --help" 2 ;;
+    *=*) overrides+=("$option") ;;
+    *) fail "'$option' is neither an option nor KEY=VALUE; see ./run.sh --help" 2 ;;
+  esac
+  shift
+done
+[ "$stage" -le 5 ] || fail "there is no stage $stage; the stages are 0 to 5" 2
+[ "$stop_stage" -le 5 ] || fail "there is no stage $stop_stage; the stages are 0 to 5" 2
+[ "$stage" -le "$stop_stage" ] || fail "--stage $stage comes after --stop-stage $stop_stage" 2
+[ -f "$recipe/conf/corpus.yaml" ] || fail "no recipe at '$recipe': $recipe/conf/corpus.yaml is missing" 2
+[ -n "$methods" ] && [ -n "$seeds" ] || fail "--methods and --seeds must not be empty" 2
+for seed in $seeds; do number --seeds "$seed"; done
+corpus_config=(--config "$recipe/conf/corpus.yaml")
+if [ $preset != default ]; then
+  [ -f "$recipe/conf/$preset.yaml" ] || fail "$recipe has no conf/$preset.yaml, so no --$preset" 2
+  corpus_config+=(--config "$recipe/conf/$preset.yaml")
+fi
+configs=("${corpus_config[@]}" "${configs[@]}")
+data=${data:-$recipe/data}
+exp=${exp:-$recipe/exp/$preset}
+mkdir -p "$exp/log"
+
+if [ $setup = yes ]; then
+  tools/setup.sh
+  python=.venv/bin/python
+else
+  python=python3
+fi
+ctcsd=("$python" -m ctcsd)
+
+# run NAME COMMAND...: the command's output goes to the screen and to a log; a failure names both.
+# On a terminal its stderr stays there, so that progress bars move.
+run() {
+  local log=$exp/log/$1.log status=0
+  shift
+  if [ -t 2 ]; then
+    "$@" | tee "$log" || status=$?
+  else
+    "$@" 2>&1 | tee "$log" || status=$?
+  fi
+  [ $status -eq 0 ] || fail "stage $current failed: ${*@Q} (log: $log)" $status
+}
+wanted() {
+  current=$1
+  [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] || return 1
+  echo "$(date +%T) stage $1: $2"
+}
+
+method_options=()
+for method in $methods; do method_options+=(--method "$method"); done
+# Every method's configuration is checked before anything long starts.
+lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${overrides[@]}")
+
+if wanted 0 "data"; then
+  read -ra extra <<< "$prepare_args"
+  run prepare "${ctcsd[@]}" once "$data/.prepared" --depends "$recipe/local" -- \
+    "$python" "$recipe/local/prepare.py" --out "$data" --jobs "$nj" "${extra[@]}"
+fi
+if wanted 1 "features"; then
+  run features "${ctcsd[@]}" features --data "$data" --jobs "$nj" "${configs[@]}" "${overrides[@]}"
+fi
+if wanted 2 "lang"; then
+  run lang "${ctcsd[@]}" lang --data "$data" --out "$lang" "${configs[@]}" "${overrides[@]}"
+fi
+for method in $methods; do
+  for seed in $seeds; do
+    name=$(basename "$method" .yaml)
+    dir=$exp/$name/seed$seed
+    if wanted 3 "train $name, seed $seed"; then
+      run "train-$name-seed$seed" "${ctcsd[@]}" train --method "$method" --data "$data" --lang "$lang" --run "$dir" \
+        "${configs[@]}" "seed=$seed" "${overrides[@]}"
+    fi
+    if wanted 4 "decode $name, seed $seed"; then
+      run "posteriors-$name-seed$seed" "${ctcsd[@]}" posteriors --run "$dir" --data "$data" --lang "$lang" "${exits[@]}" \
+        "${overrides[@]}"
+      run "search-$name-seed$seed" "${ctcsd[@]}" search --run "$dir" --lang "$lang" "${exits[@]}" "${overrides[@]}"
+    fi
+    if wanted 5 "score $name, seed $seed"; then
+      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$dir" --data "$data" "${exits[@]}" "${overrides[@]}"
+    fi
+  done
+done
+if wanted 5 "table"; then
+  run table "${ctcsd[@]}" table "$exp" --out "$exp/RESULTS.md" --command "./run.sh$given"
+fi
