@@ -127,7 +127,10 @@ lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${overri
 
 if wanted 0 "data"; then
   read -ra extra <<< "$prepare_args"
-  run prepare "${ctcsd[@]}" once "$data/.prepared" --depends "$recipe/local" -- \
+  inputs=(--depends "$recipe/local")
+  # A file or folder that the recipe is told to read is an input too: when it changes, the data is prepared again.
+  for word in "${extra[@]}"; do [ ! -e "$word" ] || inputs+=(--depends "$word"); done
+  run prepare "${ctcsd[@]}" once "$data/.prepared" "${inputs[@]}" -- \
     "$python" "$recipe/local/prepare.py" --out "$data" --jobs "$nj" "${extra[@]}"
 fi
 if wanted 1 "features"; then

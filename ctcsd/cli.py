@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional
 
-# Spinning OpenMP barriers make two threads on two cores 5 to 10 times slower as soon as another process runs;
-# libgomp reads this when torch loads it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import typer
 
-import typer  # noqa: E402
-
-from ctcsd.errors import UserError, one_line_errors  # noqa: E402
+from ctcsd.errors import UserError, one_line_errors
 
 if TYPE_CHECKING:
     from ctcsd.config import Config

@@ -85,7 +85,7 @@ class DataConfig:
     max_duration: float = 100.0  # seconds of audio in a batch
     num_buckets: int = 20
     max_seconds: float = 15.0  # longer training cuts are left out
-    workers: int = 1
+    workers: int = 0  # processes that read batches ahead; on a CPU they take their time from the training
 
 
 @dataclass

@@ -7,6 +7,7 @@ array manifest per line) and `tokens.txt`, the table that the posteriors were ma
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ class PosteriorWriter:
         """Append one utterance: (T, V) natural-log probabilities."""
         if log_probs.ndim != 2 or log_probs.shape[1] != len(self.table):
             raise ValueError(f"{cut_id}: expected (T, {len(self.table)}), got {log_probs.shape}")
-        key = self._arrays.write(cut_id, np.ascontiguousarray(log_probs, dtype=np.float32))
+        name = hashlib.sha1(cut_id.encode("utf-8")).hexdigest()  # an id may hold what a file name must not
+        key = self._arrays.write(name, np.ascontiguousarray(log_probs, dtype=np.float32))
         array = Array(self._arrays.name, "arrays", key, list(log_probs.shape))
         row = {"id": cut_id, "frame_shift": self.frame_shift, "array": array.to_dict()}
         self._manifest.write(json.dumps(row, ensure_ascii=False) + "\n")

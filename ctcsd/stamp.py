@@ -73,9 +73,17 @@ def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any]) -> bool
 
 
 def run_once(marker: Path, paths: Sequence[Path], command: Sequence[str]) -> int:
-    """Run a command unless the marker says that it was done with the same words and inputs; returns its exit code."""
-    files = [f for path in paths for f in (sorted(p for p in path.rglob("*.py")) if path.is_dir() else [path])]
-    needs = depends({"command": list(command)}, files)
+    """Run a command unless the marker says that it was done with the same words and inputs; returns its exit code.
+
+    A file among `paths` counts by its content; of a folder, scripts count by content, and all else (audio, as a rule)
+    by name, size and time.
+    """
+    inside = [f for path in paths if path.is_dir() for f in sorted(path.rglob("*")) if f.is_file()]
+    inside = [f for f in inside if "__pycache__" not in f.parts]
+    scripts = [f for f in inside if f.suffix in (".py", ".sh")]
+    listing = "".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in inside if f not in set(scripts))
+    digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+    needs = depends({"command": list(command), "folders": digest}, [p for p in paths if not p.is_dir()] + scripts)
     if up_to_date(marker.stem.lstrip("."), marker, needs):
         return 0
     status = subprocess.run(list(command), check=False).returncode

@@ -20,13 +20,13 @@ trap 'rm -rf "$partial"' EXIT
 cp -R "$egs/_template" "$partial/recipe"
 rm -rf "$partial/recipe/data" "$partial/recipe/exp"
 find "$partial/recipe" -name __pycache__ -prune -exec rm -rf {} +
+sed -i "s/NAME/$name/g" "$partial/recipe/conf/corpus.yaml" "$partial/recipe/README.md"
 mv -T "$partial/recipe" "$target"
 
 cat <<NEXT
 egs/$name is there. Next:
   1. egs/$name/local/prepare.py: fill in utterances(), or keep it for a folder of audio with a transcripts.tsv
-  2. python egs/$name/local/prepare.py --help, then run it and read egs/$name/data/report.txt
-  3. egs/$name/conf/corpus.yaml: sizes and schedule
-  4. ./run.sh --recipe egs/$name
-  5. egs/$name/README.md: what the corpus is, its licence, its sizes
+  2. egs/$name/conf/corpus.yaml: sizes and schedule
+  3. ./run.sh --recipe egs/$name --prepare "--audio DIR", then read egs/$name/data/report.txt
+  4. egs/$name/README.md: what the corpus is, its licence, its sizes
 NEXT

@@ -10,6 +10,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset import DynamicBucketingSampler
 from lhotse.dataset.collation import collate_features
+from lhotse.lazy import LazyIteratorChain
 from torch import Tensor
 
 from ctcsd.config import Config
@@ -104,8 +105,9 @@ def bucketing_sampler(
     longest = max(cut.duration for cut in cuts)
     if longest > max_duration:
         raise UserError(f"data.max_duration={max_duration:g} is shorter than the longest cut, {longest:.1f} seconds")
+    # Lazily, though it is in memory: lhotse warns of an eager set, to which its advice does not apply after filtering.
     sampler = DynamicBucketingSampler(
-        cuts,
+        CutSet(LazyIteratorChain(cuts)),
         max_duration=max_duration,
         num_buckets=min(num_buckets, max(1, len(cuts) // 8)),
         shuffle=True,

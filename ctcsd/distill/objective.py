@@ -49,6 +49,8 @@ class Objective:
             if value not in known:
                 raise UserError(f"no {what} '{value}'; known: {', '.join(known)}")
         self.schedule = WeightSchedule(weights, exits)
+        if reduction == "per_label" and not self.needs_labels:
+            raise UserError("distill.reduction: per_label needs transcripts, and every CTC weight is 0: take per_frame")
         self.frames, self.match, self.temperature, self.reduction = frames, match, temperature, reduction
 
     @property

@@ -58,6 +58,8 @@ def select_frames(
     function, value = parse_pattern(pattern)
     valid = torch.arange(teacher_log_probs.size(1), device=lengths.device) < lengths[:, None]
     nonblank = (teacher_log_probs.argmax(-1) != BLANK) & valid
+    if valid.numel() == 0:
+        return valid
     return function(Frames(teacher_log_probs, nonblank, valid, generator, log_prior), value) & valid
 
 

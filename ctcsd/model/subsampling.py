@@ -21,7 +21,7 @@ def subsampled_length(num_frames: Any) -> Any:
     return ((num_frames + 1) // 2 + 1) // 2
 
 
-def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-3) -> Tensor:
+def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-5) -> Tensor:
     """Zero mean and unit variance per utterance and mel bin over its valid frames; padding becomes 0.
 
     features: (N, T, F); mask: bool (N, T).
@@ -30,8 +30,8 @@ def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-3) -> Te
     count = keep.sum(1, keepdim=True).clamp(min=1.0)
     mean = (features * keep).sum(1, keepdim=True) / count
     centred = (features - mean) * keep
-    std = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    return centred / (std + eps)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * (variance + eps).rsqrt()
 
 
 class ConvSubsampling(nn.Module):

@@ -26,6 +26,7 @@ from ctcsd.model import SharedEncoderCtc
 from ctcsd.revision import revision
 from ctcsd.stamp import changed, depends, mark, up_to_date
 from ctcsd.text.tokenizer import Tokenizer
+from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.checkpoint import CONFIG_FILE, AtomicCheckpointIO, average_checkpoints, load_model, save_model
 from ctcsd.train.module import CtcModule
 from ctcsd.train.progress import EpochLine, bars
@@ -69,6 +70,7 @@ def fit(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> dict[str,
         UserError: the configuration, the data or the lang dir do not fit together; the message says how.
     """
     _quieten()
+    keep_freed_memory()
     L.seed_everything(cfg.seed, verbose=False)
     tokenizer = Tokenizer(lang_dir)
     table = tokenizer.table
@@ -191,7 +193,6 @@ def _quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-    warnings.filterwarnings("ignore", message=".*DynamicBucketingSampler with an eagerly read CutSet.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

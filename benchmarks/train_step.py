@@ -1,0 +1,169 @@
+"""Time one optimizer step of plain CTC, InterCTC and SKD, beside torchaudio's Conformer of the same size.
+
+    .venv/bin/python benchmarks/train_step.py --help
+
+All contestants take turns in one process, step by step, so that a drift of the machine's speed falls on each of
+them alike; ratios of medians are what to quote. Run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from ctcsd.config import ModelConfig, TrainConfig, load_config, method_file
+from ctcsd.distill import Objective
+from ctcsd.distill.ctc import ctc_loss
+from ctcsd.distill.objective import Labels
+from ctcsd.distill.teacher import make_teacher
+from ctcsd.model import SharedEncoderCtc
+from ctcsd.model.subsampling import ConvSubsampling, frame_mask, normalize_utterance
+from ctcsd.score.tables import markdown
+from ctcsd.train.allocator import keep_freed_memory
+from ctcsd.train.optim import make_optimizer
+
+VOCAB = 29
+
+
+class TorchaudioConformer(nn.Module):
+    """torchaudio's Conformer layers behind our normalisation, subsampling and CTC head."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.front = ConvSubsampling(cfg.num_mel_bins, cfg.subsampling_channels, cfg.dim)
+        ff = cfg.ff_mult * cfg.dim
+        self.encoder = torchaudio.models.Conformer(cfg.dim, cfg.heads, ff, cfg.layers, cfg.conv_kernel, 0.0)
+        self.head = nn.Linear(cfg.dim, VOCAB)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, lengths = self.front(normalize_utterance(features, frame_mask(lengths, features.size(1))), lengths)
+        x, lengths = self.encoder(x, lengths)
+        return self.head(x), lengths
+
+
+def matmul_peak(dtype: torch.dtype, device: str) -> float:
+    """GFLOP/s of a large square matrix product, the best of five."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
+    """name -> (model, a function that gives the loss of the one batch)."""
+    torch.manual_seed(0)
+    features = torch.randn(args.batch, int(args.seconds * 100), 80, device=device)
+    lengths = torch.full((args.batch,), features.size(1), device=device)
+    lengths[1::2] -= features.size(1) // 20  # a bucket's lengths differ by some per cent
+    size = int(args.seconds * args.labels_per_second)
+    labels = Labels(
+        torch.randint(1, VOCAB, (args.batch, size), device=device), torch.full((args.batch,), size, device=device)
+    )
+    found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {}
+    for name, method in (("ctc", "ctc_teacher"), ("interctc", "interctc"), ("skd", "skd")):
+        cfg = load_config([method_file(method)], [f"student_layers={args.layers // 2}", f"model.layers={args.layers}"])
+        cfg.model.vocab_size, cfg.model.dim = VOCAB, args.dim
+        model = SharedEncoderCtc(cfg.model).to(device)
+        objective = Objective(cfg.weights, cfg.model.exits, reduction=cfg.distill.reduction)
+        teacher = make_teacher(cfg.distill.teacher, cfg.model.exits)
+
+        def loss(model=model, objective=objective, teacher=teacher) -> Tensor:
+            outputs = model(features, lengths)
+            posteriors = teacher(features, lengths, outputs) if teacher else None
+            return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.0))[0]
+
+        found[name] = (model, loss)
+    peer = TorchaudioConformer(ModelConfig(layers=args.layers, dim=args.dim)).to(device)
+
+    def peer_loss() -> Tensor:
+        logits, out_lengths = peer(features, lengths)
+        return ctc_loss(logits, out_lengths, *labels)[0] / args.batch
+
+    found["torchaudio"] = (peer, peer_loss)
+    return found
+
+
+def measure(args: argparse.Namespace, precision: str, device: str) -> list[list[str]]:
+    """Rows of the table for one precision."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    peak = matmul_peak(dtype, device)
+    runs = contestants(args, device)
+    optimizers = {name: make_optimizer(model, TrainConfig(), 1000)[0] for name, (model, _) in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.steps + 2):
+        for name, (_, loss) in runs.items():
+            start = time.perf_counter()
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                value = loss()
+            value.backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad(set_to_none=True)
+            _wait(device)
+            if turn >= 2:  # the first two warm caches and memory up
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    audio = args.batch * args.seconds
+    rows = []
+    for name, (model, _) in runs.items():
+        parameters = sum(p.numel() for p in model.parameters())
+        flops = 6 * parameters * audio * 25  # forward and backward, 25 encoder frames a second
+        spread = f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f}"
+        rows.append(
+            [
+                precision,
+                name,
+                f"{parameters / 1e6:.2f} M",
+                f"{medians[name]:.2f} ({spread})",
+                f"{audio / medians[name]:.0f}",
+                f"{100 * flops / medians[name] / 1e9 / peak:.0f} % of {peak:.0f}",
+                f"{medians[name] / medians['ctc']:.3f}",
+                f"{medians['torchaudio'] / medians[name]:.2f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16, help="utterances (default 16)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of audio in each (default 10)")
+    parser.add_argument("--labels-per-second", type=float, default=12.0, help="characters (default 12)")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--dim", type=int, default=144)
+    parser.add_argument("--steps", type=int, default=8, help="counted steps of each (default 8)")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    args = parser.parse_args()
+    keep_freed_memory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    header = [
+        "precision",
+        "step",
+        "parameters",
+        "seconds a step",
+        "audio-s/s",
+        "matmul peak (GFLOP/s)",
+        "/ ctc",
+        "torchaudio /",
+    ]
+    rows = [row for precision in args.precision for row in measure(args, precision, device)]
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.batch} x {args.seconds:g} s")
+    print(markdown(header, rows))
+
+
+if __name__ == "__main__":
+    main()

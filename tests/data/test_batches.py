@@ -1,0 +1,176 @@
+"""Batches, the sampler's coverage, the CTC filter and SpecAugment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lhotse import CutSet, Fbank, FbankConfig, MonoCut, Recording, SupervisionSegment
+from lhotse.features.io import NumpyFilesWriter
+
+from ctcsd.config import AugmentConfig
+from ctcsd.data.augment import spec_augment
+from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, select_speaker, trainable
+from ctcsd.data.features import compute_features, cuts_file, load_cuts, perturbed
+from ctcsd.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory: pytest.TempPathFactory) -> CutSet:
+    """120 cuts of 0.5 to 6 seconds with features on disk; speaker a or b; text `x` times the cut's number mod 7."""
+    folder = tmp_path_factory.mktemp("cuts")
+    rng = np.random.default_rng(0)
+    made = []
+    with NumpyFilesWriter(folder) as writer:
+        for i in range(120):
+            frames = int(rng.integers(50, 600))
+            recording = Recording(f"c{i}", [], 16000, frames * 160, frames / 100)
+            text, speaker = " ".join("x" * (i % 7 + 1)), "ab"[i % 2]
+            supervision = SupervisionSegment(f"c{i}", f"c{i}", 0, recording.duration, text=text, speaker=speaker)
+            cut = MonoCut(f"c{i}", 0, recording.duration, 0, supervisions=[supervision], recording=recording)
+            features = rng.normal(size=(frames, 80)).astype(np.float32)
+            stored = writer.store_array(f"c{i}", features, frame_shift=0.01, temporal_dim=0, start=0)
+            from lhotse.features import Features
+
+            cut.features = Features(
+                "fbank", frames, 80, 0.01, 16000, 0, recording.duration, "numpy_files",
+                stored.array.storage_path, stored.array.storage_key, f"c{i}", 0,
+            )  # fmt: skip
+            made.append(cut)
+    return CutSet.from_cuts(made)
+
+
+def epoch(cuts: CutSet, number: int, **options) -> list[list[str]]:
+    sampler = bucketing_sampler(cuts, max_duration=30, num_buckets=8, seed=3, epoch=number, **options)
+    return [[cut.id for cut in batch] for batch in sampler]
+
+
+def test_an_epoch_sees_each_cut_once_in_an_order_of_its_own(cuts: CutSet) -> None:
+    first = epoch(cuts, 0)
+    assert sorted(i for batch in first for i in batch) == sorted(c.id for c in cuts)
+    assert first == epoch(cuts, 0)
+    assert first != epoch(cuts, 1)
+    lengths = {c.id: c.duration for c in cuts}
+    for batch in first:
+        assert sum(lengths[i] for i in batch) <= 30
+    with pytest.raises(UserError, match="max_duration=2 is shorter than the longest cut, 6.0"):
+        bucketing_sampler(cuts, 2, 8, 0, 0)
+
+
+def test_in_order_covers_everything_within_bounds(cuts: CutSet) -> None:
+    batches = in_order(cuts, 30)
+    assert sorted(c.id for batch in batches for c in batch) == sorted(c.id for c in cuts)
+    for batch in batches:
+        assert len(batch) * max(c.duration for c in batch) <= 30
+
+
+def test_dataset_pads_and_touches_no_text_without_labels(cuts: CutSet) -> None:
+    some = CutSet.from_cuts(list(cuts)[:5])
+    batch = CtcDataset(lambda text: [1] * len(text.split()))[some]
+    assert batch.features.shape == (5, int(batch.lengths.max()), 80)
+    by_id = {c.id: c for c in some}
+    for i, cut_id in enumerate(batch.cut_ids):
+        length = int(batch.lengths[i])
+        np.testing.assert_array_equal(batch.features[i, :length].numpy(), by_id[cut_id].load_features())
+        assert batch.target_lengths[i] == len(batch.texts[i].split()) == int(cut_id[1:]) % 7 + 1
+
+    class Poisoned(str):
+        def __bool__(self) -> bool:
+            raise AssertionError("the transcript was touched")
+
+    for cut in some:
+        cut.supervisions[0].text = Poisoned("secret")
+    unlabelled = CtcDataset()[some]
+    assert unlabelled.targets is None and unlabelled.texts == []
+    with pytest.raises(AssertionError, match="touched"):
+        CtcDataset(lambda text: [])[some]
+
+
+def test_trainable_leaves_out_what_ctc_cannot_emit(cuts: CutSet) -> None:
+    def encode(text: str) -> list[int]:
+        return [1] * (4 * len(text.split()))  # every adjacent pair is equal: 8 n - 1 frames are needed
+
+    fresh = CutSet.from_cuts(MonoCut.from_dict(c.to_dict()) for c in cuts)
+    for cut in fresh:
+        cut.supervisions[0].text = " ".join("x" * (int(cut.id[1:]) % 7 + 1))
+    kept, dropped = trainable(fresh, encode, max_seconds=5.0)
+    wanted = [c.id for c in fresh if c.duration <= 5.0 and -(-c.num_frames // 4) >= 8 * (int(c.id[1:]) % 7 + 1) - 1]
+    assert [c.id for c in kept] == wanted
+    assert sum(dropped.values()) == len(fresh) - len(wanted)
+    assert all(dropped.values()), "both reasons occur"
+    with pytest.raises(UserError, match="no training cut is left"):
+        trainable(fresh, encode, max_seconds=0.1)
+
+
+def test_speakers(cuts: CutSet) -> None:
+    assert {c.supervisions[0].speaker for c in select_speaker(cuts, "a", "train")} == {"a"}
+    assert select_speaker(cuts, None, "train") is cuts
+    with pytest.raises(UserError, match="no cut of speaker 'z' in split 'train'"):
+        select_speaker(cuts, "z", "train")
+
+
+def test_spec_augment_masks_valid_frames_within_bounds() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([100, 37, 1, 0])
+    features = torch.randn(4, 120, 80) + 7
+    cfg = AugmentConfig(time_masks=2, time_width=25, time_fraction=0.15, freq_masks=2, freq_width=15)
+    seen = 0.0
+    for _ in range(50):
+        masked = spec_augment(features, lengths, cfg)
+        changed = masked != features
+        times, bins = changed.all(2), changed.all(1)
+        for n, length in enumerate(lengths.tolist()):
+            assert not times[n, length:].any() or bins[n].all()
+            assert int(times[n].sum()) <= 0.15 * length + 2
+            assert int(bins[n].sum()) <= 30
+            if changed[n].any():
+                mean = features[n, :length].mean() if length else torch.zeros(())
+                torch.testing.assert_close(masked[n][changed[n]], mean.expand(int(changed[n].sum())))
+        seen += float(times[0].sum()) / 100
+    assert 0.05 < seen / 50 < 0.15, "masks are drawn"
+    off = AugmentConfig(time_masks=0, freq_masks=0)
+    assert torch.equal(spec_augment(features, lengths, off), features)
+
+
+def test_features_are_lhotses_and_skipped_when_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "manifests").mkdir()
+    made = []
+    for i in range(4):
+        path = tmp_path / f"a {i}.flac"
+        soundfile.write(path, rng.normal(size=16000 + 1600 * i) * 0.1, 16000)
+        made.append(Recording.from_file(path).to_cut())
+    CutSet.from_cuts(made).to_file(tmp_path / "manifests" / "cuts_train.jsonl.gz")
+    target = compute_features(tmp_path, "train", speeds=[0.9], jobs=2)
+    assert target == cuts_file(tmp_path, 80, perturbed("train", [0.9]))
+    stored = load_cuts(target, stage=1)
+    assert len(stored) == 8
+    extractor = Fbank(FbankConfig(sampling_rate=16000, num_mel_bins=80))
+    for cut in stored:
+        wanted = extractor.extract(cut.load_audio(), 16000)
+        assert cut.load_features().shape == (cut.num_frames, 80)
+        np.testing.assert_allclose(cut.load_features(), wanted, atol=0.1)  # lilcom is lossy
+    capsys.readouterr()
+    compute_features(tmp_path, "train", speeds=[0.9], jobs=1)
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_features_refuse_the_wrong_rate_and_what_is_not_there(tmp_path: Path) -> None:
+    import soundfile
+
+    (tmp_path / "manifests").mkdir()
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+    cuts = CutSet.from_cuts([Recording.from_file(tmp_path / "a.wav").to_cut()])
+    cuts.to_file(tmp_path / "manifests" / "cuts_train.jsonl.gz")
+    with pytest.raises(UserError, match="at 8000 Hz, not 16000"):
+        compute_features(tmp_path, "train")
+    with pytest.raises(UserError, match="cuts_dev.jsonl.gz: run stage 0"):
+        compute_features(tmp_path, "dev")
+    damaged = tmp_path / "manifests" / "cuts_test.jsonl.gz"
+    damaged.write_bytes((tmp_path / "manifests" / "cuts_train.jsonl.gz").read_bytes()[:-20])
+    with pytest.raises(UserError, match="damaged"):
+        compute_features(tmp_path, "test")

@@ -1,0 +1,267 @@
+"""The objective: CTC by brute force, weights over time, gradients that stop where they should, padding."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from ctcsd.config import Config, ModelConfig, load_config, method_file
+from ctcsd.data.feasibility import ctc_feasible
+from ctcsd.distill import Objective, WeightSchedule, skd_alpha
+from ctcsd.distill.ctc import ctc_loss, infeasible
+from ctcsd.distill.objective import Labels
+from ctcsd.distill.teacher import CheckpointTeacher, SelfTeacher, make_teacher
+from ctcsd.errors import UserError
+from ctcsd.model import ExitOutput, SharedEncoderCtc
+
+EXITS = {"student": 1, "teacher": 2}
+
+
+def tiny_model(seed: int = 0, **changes) -> SharedEncoderCtc:
+    torch.manual_seed(seed)
+    cfg = ModelConfig(layers=2, dim=16, heads=2, conv_kernel=3, subsampling_channels=2, vocab_size=5, exits=EXITS)
+    return SharedEncoderCtc(cfg.replace(**changes))
+
+
+def features(seed: int = 0, frames=(40, 25, 33)) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((len(frames), max(frames), 80), generator=generator), torch.tensor(frames)
+
+
+LABELS = Labels(torch.tensor([[1, 2, 2], [3, 0, 0], [4, 1, 0]]), torch.tensor([3, 1, 2]))
+
+
+def test_ctc_by_summing_over_all_paths() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    lengths, targets, target_lengths = torch.tensor([4, 3]), torch.tensor([[1, 1], [2, 0]]), torch.tensor([2, 1])
+    loss, bad = ctc_loss(logits, lengths, targets, target_lengths)
+    log_probs = logits.log_softmax(-1)
+    wanted = torch.zeros(())
+    for n in range(2):
+        terms = []
+        for path in itertools.product(range(3), repeat=int(lengths[n])):
+            if [v for v, _ in itertools.groupby(path) if v] == targets[n, : target_lengths[n]].tolist():
+                terms.append(sum(log_probs[n, t, v] for t, v in enumerate(path)))
+        wanted = wanted - torch.stack(terms).logsumexp(0)
+    torch.testing.assert_close(loss, wanted)
+    assert bad == 0
+    (grad,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (wanted_grad,) = torch.autograd.grad(wanted, logits)
+    torch.testing.assert_close(grad, wanted_grad, atol=1e-5, rtol=1e-4)
+
+
+def test_infeasible_utterances_are_counted_and_left_out() -> None:
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    loss, bad = ctc_loss(logits, torch.tensor([4, 2]), torch.tensor([[1, 2], [1, 1]]), torch.tensor([2, 2]))
+    loss.backward()
+    assert bad == 1
+    assert torch.isfinite(loss)
+    assert logits.grad[1].abs().max() == 0
+
+
+def test_feasible_is_exact() -> None:
+    for length in range(1, 5):
+        for tokens in itertools.product((1, 2), repeat=length):
+            shortest = next(
+                n
+                for n in range(1, 12)
+                if any(
+                    [v for v, _ in itertools.groupby(p) if v] == list(tokens)
+                    for p in itertools.product(range(3), repeat=n)
+                )
+            )
+            assert ctc_feasible(shortest, tokens) and not ctc_feasible(shortest - 1, tokens)
+            padded = torch.tensor([[*tokens, 7, 7]])
+            both = torch.tensor([shortest, shortest - 1])
+            assert infeasible(both, padded.expand(2, -1), torch.tensor([length] * 2)).tolist() == [False, True]
+    assert ctc_feasible(0, [])
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "floor", "wanted"),
+    [
+        (1, 10, 0.3, 0.3),
+        (10, 10, 0.3, 0.7),
+        (5.5, 10, 0.3, 0.5),
+        (1, 1, 0.3, 0.3),
+        (1, 10, 0, 0),
+        (10, 10, 0, 1),
+        (3, 9, 0.5, 0.5),
+    ],
+)
+def test_skd_alpha(step: float, total: float, floor: float, wanted: float) -> None:
+    assert skd_alpha(step, total, floor) == pytest.approx(wanted)
+    assert skd_alpha(step, total, floor, "cosine") == pytest.approx(wanted)
+
+
+def test_skd_alpha_is_monotone_and_refuses_nonsense() -> None:
+    for shape in ("linear", "cosine"):
+        values = [skd_alpha(e, 20, 0.3, shape) for e in range(1, 21)]
+        assert values == sorted(values) and min(values) == 0.3 and max(values) == 0.7
+    with pytest.raises(UserError, match="between 0 and 0.5"):
+        skd_alpha(1, 2, 0.6)
+    with pytest.raises(UserError, match="no ramp of shape"):
+        skd_alpha(1, 2, 0.3, "square")
+
+
+def test_weights_over_time() -> None:
+    ramp = WeightSchedule({"ramp": 0.3}, EXITS)
+    assert ramp.at(1, 10, 0.0) == pytest.approx({"ctc_student": 0.3, "ctc_teacher": 0.7, "kd": 0.3})
+    assert ramp.at(10, 10, 0.9) == pytest.approx({"ctc_student": 0.7, "ctc_teacher": 0.3, "kd": 0.7})
+    step = WeightSchedule({"ramp": 0.0, "per": "step"}, EXITS)
+    assert step.at(1, 10, 0.25) == pytest.approx({"ctc_student": 0.25, "ctc_teacher": 0.75, "kd": 0.25})
+    constant = WeightSchedule({"ctc_student": 0.75, "kd": 0.25, "kd_warmup": 0.5}, EXITS)
+    assert constant.at(1, 10, 0.25) == pytest.approx({"ctc_student": 0.75, "ctc_teacher": 0.0, "kd": 0.125})
+    assert constant.at(9, 10, 0.8)["kd"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"kdd": 1.0}, "unknown key 'kdd'"),
+        ({"kd": -1}, "0 or more"),
+        ({}, "every weight is 0"),
+        ({"ramp": 0.9}, "between 0 and 0.5"),
+        ({"kd": 1, "kd_warmup": 2}, "share of the training"),
+        ({"ramp": 0.3, "per": "day"}, "epoch or step"),
+    ],
+)
+def test_bad_weights(weights: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        WeightSchedule(weights, EXITS)
+
+
+def objective_of(method: str) -> tuple[Objective, Config]:
+    cfg = load_config([method_file(method)], ["student_layers=1", "model.layers=2"])
+    d = cfg.distill
+    return Objective(cfg.weights, cfg.model.exits, d.frames, d.match, d.temperature, d.reduction), cfg
+
+
+def test_skd_is_the_papers_formula() -> None:
+    objective, cfg = objective_of("skd")
+    assert cfg.model.exits == EXITS and cfg.distill.teacher == "self"
+    outputs = tiny_model()(*features())
+    weights = objective.schedule.at(3, 5, 0.5)
+    alpha = weights["kd"]
+    loss, parts = objective(outputs, LABELS, SelfTeacher()(*features(), outputs), weights)
+    kd = torch.zeros(())
+    p, q = (outputs[name].logits.log_softmax(-1) for name in ("teacher", "student"))
+    for n, length in enumerate(outputs["student"].lengths.tolist()):
+        for t in range(length):
+            kd = kd + (p[n, t].exp() * (p[n, t] - q[n, t])).sum()
+    ctc_teacher, _ = ctc_loss(*outputs["teacher"], *LABELS)
+    ctc_student, _ = ctc_loss(*outputs["student"], *LABELS)
+    wanted = ((1 - alpha) * ctc_teacher + alpha * (ctc_student + kd)) / 6
+    torch.testing.assert_close(loss, wanted)
+    assert parts["kd_frames"] == 1.0
+
+
+def test_only_ctc_reaches_what_the_student_does_not_use() -> None:
+    model = tiny_model()
+    objective, _ = objective_of("skd")
+    outputs = model(*features())
+    teacher = SelfTeacher()(*features(), outputs)
+    loss, _ = objective(outputs, LABELS, teacher, {"ctc_student": 0.0, "ctc_teacher": 0.0, "kd": 1.0})
+    loss.backward()
+    assert all(p.grad is None for p in model.layers[1].parameters()), "the KD term does not move the teacher"
+    assert all(p.grad is None for p in model.heads["teacher"].parameters())
+    assert model.layers[0].ff1.up.weight.grad.abs().sum() > 0
+    model.zero_grad(set_to_none=True)
+    outputs = model(*features())
+    loss, _ = objective(outputs, LABELS, None, {"ctc_student": 0.0, "ctc_teacher": 1.0, "kd": 0.0})
+    loss.backward()
+    assert model.layers[0].ff1.up.weight.grad.abs().sum() > 0, "shared layers learn from the teacher's CTC"
+
+
+@pytest.mark.parametrize("reduction", ["per_label", "per_frame", "per_utterance", "hilmes"])
+def test_padding_changes_neither_loss_nor_gradient(reduction: str) -> None:
+    model = tiny_model()
+    objective = Objective({"ramp": 0.3}, EXITS, "symmetric:1", "kl", 2.0, reduction)
+    weights = objective.schedule.at(1, 2, 0.0)
+    x, lengths = features()
+    results = []
+    for pad in (0, 23):
+        wide = torch.full((3, x.size(1) + pad, 80), 1e3)
+        for n, length in enumerate(lengths.tolist()):
+            wide[n, :length] = x[n, :length]
+        model.zero_grad()
+        outputs = model(wide, lengths)
+        loss, _ = objective(outputs, LABELS, SelfTeacher()(wide, lengths, outputs), weights)
+        loss.backward()
+        results.append((loss.detach(), [p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    for a, b in zip(results[0][1], results[1][1]):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+def test_without_ctc_no_transcript_is_needed() -> None:
+    outputs = tiny_model()(*features())
+    objective = Objective({"kd": 1.0}, EXITS, "symmetric:2", "kl", 2.0, "per_frame")
+    assert not objective.needs_labels
+    loss, _ = objective(outputs, None, SelfTeacher()(*features(), outputs), objective.schedule.at(1, 2, 0.0))
+    assert loss.item() > 0
+    with pytest.raises(UserError, match="per_label needs transcripts"):
+        Objective({"kd": 1.0}, EXITS)
+
+
+def test_hilmes_reduction_is_the_authors_formula() -> None:
+    outputs = tiny_model()(*features())
+    teacher = SelfTeacher()(*features(), outputs)
+    for frames in ("all", "nonblank", "symmetric:1"):
+        objective = Objective({"kd": 0.25, "ctc_student": 0.75}, EXITS, frames, "kl", 2.0, "hilmes")
+        loss, parts = objective(outputs, LABELS, teacher, objective.schedule.at(1, 2, 0.0))
+        per_frame = Objective({"kd": 1.0}, EXITS, frames, "kl", 2.0, "per_frame")
+        _, by_frame = per_frame(outputs, LABELS, teacher, per_frame.schedule.at(1, 2, 0.0))
+        count = by_frame["kd_frames"] * outputs["student"].lengths.sum()
+        wanted = by_frame["kd"] * count / 3 / 6 if frames == "all" else by_frame["kd"]
+        torch.testing.assert_close(parts["kd"], wanted)
+        ctc, _ = ctc_loss(*outputs["student"], *LABELS)
+        torch.testing.assert_close(loss.detach(), (0.75 * ctc / 6 + 0.25 * parts["kd"]).detach())
+
+
+def test_checkpoint_teacher_is_frozen_and_cut_to_the_shorter() -> None:
+    frozen = tiny_model(1, exits={"teacher": 2})
+    teacher = make_teacher("checkpoint", EXITS, frozen)
+    assert isinstance(teacher, CheckpointTeacher) and not frozen.training
+    student = tiny_model(0)
+    outputs = student(*features())
+    posteriors = teacher(*features(), outputs)
+    assert not posteriors.logits.requires_grad
+    objective = Objective({"kd": 1.0}, EXITS, reduction="per_frame")
+    longer = ExitOutput(torch.cat([posteriors.logits, posteriors.logits[:, -1:]], 1), posteriors.lengths + 1)
+    weights = objective.schedule.at(1, 2, 0.0)
+    a, _ = objective(outputs, LABELS, posteriors, weights)
+    b, _ = objective(outputs, LABELS, longer, weights)
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exits", "message"),
+    [
+        ("self", {"student": 1}, "needs an exit 'teacher'"),
+        ("self", {"teacher": 1}, "needs an exit 'student'"),
+        ("checkpoint", EXITS, "needs distill.checkpoint"),
+        ("checkpiont", EXITS, "no teacher 'checkpiont'"),
+    ],
+)
+def test_bad_teachers(kind: str, exits: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_teacher(kind, exits)
+
+
+def test_every_method_file_makes_a_finite_loss() -> None:
+    for path in method_file("ctc").parent.glob("*.yaml"):
+        objective, cfg = objective_of(path.stem)
+        model = tiny_model(exits=cfg.model.exits, layers=cfg.model.layers)
+        outputs = model(*features())
+        teacher = make_teacher(cfg.distill.teacher, model.exits)
+        loss, _ = objective(
+            outputs, LABELS, teacher(*features(), outputs) if teacher else None, objective.schedule.at(2, 4, 0.3)
+        )
+        loss.backward()
+        assert math.isfinite(loss.item()) and loss.item() > 0, path
+        assert all(p.grad is not None for p in model.parameters()), f"{path}: a parameter that nothing trains"

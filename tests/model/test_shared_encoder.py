@@ -1,0 +1,137 @@
+"""The shared encoder: exits, truncation, padding and batch composition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ctcsd.config import ModelConfig
+from ctcsd.errors import UserError
+from ctcsd.model import SharedEncoderCtc
+from ctcsd.model.conformer import DepthwiseConv, rotary_tables, rotate
+from ctcsd.model.subsampling import normalize_utterance, subsampled_length
+
+CFG = ModelConfig(
+    layers=4, dim=32, heads=4, conv_kernel=7, subsampling_channels=4, vocab_size=11, exits={"student": 2, "teacher": 4}
+)
+
+
+def model(seed: int = 0, **changes) -> SharedEncoderCtc:
+    torch.manual_seed(seed)
+    return SharedEncoderCtc(CFG.replace(**changes)).eval()
+
+
+def test_shapes_and_lengths() -> None:
+    for frames in (1, 2, 3, 4, 5, 99, 100, 101):
+        outputs = model()(torch.randn(1, frames, 80), torch.tensor([frames]))
+        assert list(outputs) == ["student", "teacher"]
+        for output in outputs.values():
+            assert output.logits.shape == (1, subsampled_length(frames), 11)
+            assert output.lengths.tolist() == [subsampled_length(frames)] == [-(-frames // 4)]
+
+
+@pytest.mark.parametrize("exit", ["student", "teacher"])
+def test_truncation_is_bit_identical_and_holds_nothing_above(exit: str) -> None:
+    full = model()
+    x, lengths = torch.randn(3, 90, 80), torch.tensor([90, 41, 7])
+    cut = full.truncate(exit)
+    assert torch.equal(cut(x, lengths)[exit].logits, full(x, lengths)[exit].logits)
+    assert torch.equal(full(x, lengths, exits=[exit])[exit].logits, full(x, lengths)[exit].logits)
+    assert len(cut.layers) == CFG.exits[exit]
+    assert list(cut.heads) == [exit]
+    with torch.no_grad():
+        next(full.parameters()).add_(1.0)
+    assert not torch.equal(next(full.parameters()), next(cut.parameters())), "a truncated model stands alone"
+
+
+def test_an_exit_computes_nothing_above_it() -> None:
+    full = model()
+    for layer in full.layers[2:]:
+        layer.forward = None  # calling it would raise
+    outputs = full(torch.randn(1, 20, 80), torch.tensor([20]), exits=["student"])
+    assert list(outputs) == ["student"]
+
+
+def test_padding_and_batch_composition_change_nothing() -> None:
+    net = model()
+    torch.manual_seed(1)
+    utterances = [torch.randn(n, 80) * 3 + 5 for n in (1, 6, 37, 90, 91)]
+    lengths = torch.tensor([len(u) for u in utterances])
+    batch = torch.full((5, 120, 80), 1e4)
+    for row, u in zip(batch, utterances):
+        row[: len(u)] = u
+    together = net(batch, lengths)
+    for i, u in enumerate(utterances):
+        alone = net(u[None], lengths[i : i + 1])
+        for name, output in alone.items():
+            torch.testing.assert_close(
+                together[name].logits[i, : output.lengths[0]], output.logits[0], atol=2e-5, rtol=1e-4
+            )
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = net(batch[order], lengths[order])
+    torch.testing.assert_close(permuted["teacher"].logits, together["teacher"].logits[order], atol=2e-5, rtol=1e-4)
+
+
+def test_an_empty_utterance_harms_nobody() -> None:
+    net = model()
+    x = torch.randn(2, 20, 80, requires_grad=True)
+    output = net(x, torch.tensor([20, 0]))["teacher"]
+    output.logits[0].sum().backward()
+    assert output.lengths.tolist() == [5, 0]
+    assert torch.isfinite(output.logits).all() and torch.isfinite(x.grad).all()
+
+
+def test_normalisation_is_per_utterance_and_bin() -> None:
+    x = torch.randn(2, 50, 80) * torch.linspace(0.5, 4, 80) + torch.linspace(-9, 3, 80)
+    mask = torch.arange(50) < torch.tensor([[50], [20]])
+    y = normalize_utterance(x, mask)
+    for n, length in enumerate((50, 20)):
+        torch.testing.assert_close(y[n, :length].mean(0), torch.zeros(80), atol=1e-4, rtol=0)
+        torch.testing.assert_close(y[n, :length].std(0, correction=0), torch.ones(80), atol=5e-3, rtol=0)
+    assert y[1, 20:].abs().max() == 0
+
+
+def test_depthwise_convolution_is_conv1d() -> None:
+    torch.manual_seed(0)
+    fast, plain = DepthwiseConv(6, 5), torch.nn.Conv1d(6, 6, 5, padding=2, groups=6)
+    with torch.no_grad():
+        plain.weight.copy_(fast.conv.weight[:, :, 0])
+        plain.bias.copy_(fast.conv.bias)
+    x = torch.randn(3, 17, 6, requires_grad=True)
+    wanted = plain(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(fast(x), wanted, atol=1e-6, rtol=1e-5)
+    weights = torch.randn_like(wanted)
+    (a,) = torch.autograd.grad((fast(x) * weights).sum(), x)
+    (b,) = torch.autograd.grad((wanted * weights).sum(), x)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="odd"):
+        DepthwiseConv(6, 4)
+
+
+def test_rotary_scores_depend_on_the_distance_only() -> None:
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    tables = rotary_tables(30, 8, q)
+    turned_q, turned_k = (rotate(v.expand(1, 1, 30, 8), tables)[0, 0] for v in (q, k))
+    scores = turned_q @ turned_k.T
+    for distance in range(-5, 6):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exits": {}}, "the model has no exit"),
+        ({"exits": {"student": 5}}, "layers 1 to 4"),
+        ({"exits": {"student": 0}}, "layers 1 to 4"),
+        ({"vocab_size": 1}, "at least one token"),
+    ],
+)
+def test_bad_sizes(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model(**changes)
+
+
+def test_unknown_exit() -> None:
+    with pytest.raises(UserError, match="no exit 'studnet' in this model, which has: student, teacher"):
+        model().truncate("studnet")

@@ -1,0 +1,119 @@
+"""Greedy search, the archive and the hypotheses' file, in either interpreter."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_log_probs
+
+from ctcsd.decode import search
+from ctcsd.decode.greedy import collapse, greedy
+from ctcsd.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
+from ctcsd.errors import UserError
+from ctcsd.posteriors import PosteriorReader, PosteriorWriter
+from ctcsd.text.tokenizer import TokenTable
+
+
+def test_greedy_is_the_best_path_of_all() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        frames, vocab = rng.integers(1, 6), rng.integers(2, 5)
+        log_probs = random_log_probs(rng, frames, vocab)
+        scored = {path: sum(log_probs[t, v] for t, v in enumerate(path)) for path in paths(frames, vocab)}
+        best = max(scored, key=scored.__getitem__)
+        merged = [v for v, _ in itertools.groupby(best) if v != 0]
+        tokens, at, score = greedy(log_probs)
+        assert tokens == merged
+        assert score == pytest.approx(scored[best], abs=1e-5)
+        assert [best[t] for t in at] == merged
+
+
+def paths(frames: int, vocab: int):
+    return itertools.product(range(vocab), repeat=frames)
+
+
+@pytest.mark.parametrize(
+    ("path", "tokens", "frames"),
+    [
+        ([], [], []),
+        ([0], [], []),
+        ([2], [2], [0]),
+        ([0, 2, 2, 0, 2, 3, 3, 0], [2, 2, 3], [1, 4, 5]),
+    ],
+)
+def test_collapse(path: list, tokens: list, frames: list) -> None:
+    assert collapse(np.array(path, dtype=np.int64)) == (tokens, frames)
+
+
+def test_search_yields_text_in_the_archives_order(make_archive, lang_dir: Path) -> None:
+    def spell(path: list) -> np.ndarray:
+        return np.log(np.eye(5)[path] * 0.9 + 0.02).astype(np.float32)
+
+    reader = make_archive([("u2", spell([2, 0, 2, 1, 3])), ("u1", spell([0, 0])), ("u0", spell([1, 4, 1]))])
+    found = list(search(reader, lang_dir, "greedy"))
+    assert [(h.cut_id, h.text) for h in found] == [("u2", "aa b"), ("u1", ""), ("u0", "c")]
+    assert found[0].frames == [0, 2, 3, 4]
+    assert found[0].score == pytest.approx(5 * np.log(0.92), abs=1e-4)
+
+
+def test_empty_utterance(make_archive, lang_dir: Path) -> None:
+    reader = make_archive([("none", np.zeros((0, 5), dtype=np.float32))])
+    assert [h.text for h in search(reader, lang_dir, "greedy")] == [""]
+
+
+def test_bad_search_requests_are_one_line(make_archive, lang_dir: Path, tmp_path: Path) -> None:
+    reader = make_archive([])
+    with pytest.raises(UserError, match="no search method 'gredy'; known: greedy, k2-1best"):
+        list(search(reader, lang_dir, "gredy"))
+    with pytest.raises(UserError, match="takes no option 'beam'"):
+        list(search(reader, lang_dir, "greedy", beam=3))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tokens.txt").write_text(TokenTable(["<blk>", "x"]).text, encoding="utf-8")
+    with pytest.raises(UserError, match="another token table"):
+        list(search(reader, other, "greedy"))
+
+
+def test_archive_round_trip_is_exact(make_archive) -> None:
+    rng = np.random.default_rng(1)
+    utterances = [(f"cut {i}/{i}", random_log_probs(rng, n, 5)) for i, n in enumerate([3, 0, 700, 1])]
+    for (cut_id, log_probs), (read_id, read) in zip(utterances, make_archive(utterances)):
+        assert cut_id == read_id
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(log_probs, read)
+
+
+def test_a_failed_writer_leaves_the_old_archive(make_archive, tmp_path: Path, table: TokenTable) -> None:
+    make_archive([("old", np.zeros((2, 5), dtype=np.float32))], "kept")
+    with pytest.raises(RuntimeError, match="killed"), PosteriorWriter(tmp_path / "kept", table) as writer:
+        writer.write("new", np.zeros((1, 5), dtype=np.float32))
+        raise RuntimeError("killed")
+    assert [cut_id for cut_id, _ in PosteriorReader(tmp_path / "kept")] == ["old"]
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_damaged_archives_are_named(make_archive, tmp_path: Path) -> None:
+    make_archive([("u", np.zeros((2, 5), dtype=np.float32))])
+    array = next((tmp_path / "archive" / "arrays").rglob("*.npy"))
+    array.write_bytes(array.read_bytes()[:-3])
+    with pytest.raises(UserError, match="utterance u: unreadable"):
+        list(PosteriorReader(tmp_path / "archive"))
+    manifest = tmp_path / "archive" / "manifest.jsonl.gz"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    with pytest.raises(UserError, match="damaged"):
+        list(PosteriorReader(tmp_path / "archive"))
+    with pytest.raises(UserError, match="no posteriors archive at .*nowhere: run stage 4"):
+        PosteriorReader(tmp_path / "nowhere")
+
+
+def test_hypotheses_file(tmp_path: Path) -> None:
+    path = tmp_path / "hyps.jsonl"
+    rows = [Hypothesis("a", "řeka 'n", -1.5, [3, 4], [0, 7]), Hypothesis("b", "", 0.0, [], [])]
+    assert write_hypotheses(path, rows) == 2
+    assert list(read_hypotheses(path)) == rows
+    path.write_text(path.read_text(encoding="utf-8") + "{not json\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 3 is not a hypothesis"):
+        list(read_hypotheses(path))

@@ -1,0 +1,114 @@
+"""Error rates, intervals, agreement and icefall's files, in either interpreter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_log_probs
+
+from ctcsd.errors import UserError
+from ctcsd.score import WerStats, wer
+from ctcsd.score.alignment import frame_agreement
+from ctcsd.score.files import write_errs, write_recogs, write_summary
+from ctcsd.score.significance import bootstrap_interval
+from ctcsd.score.wer import characters, utterance_errors
+
+
+def levenshtein(a: list, b: list) -> int:
+    """The textbook recursion, row by row: independent of kaldialign."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
+
+
+def test_wer_against_levenshtein_over_a_corpus() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        ([*rng.choice(list("abcd"), rng.integers(0, 9))], [*rng.choice(list("abcd"), rng.integers(0, 9))])
+        for _ in range(300)
+    ]
+    stats = wer(pairs)
+    assert stats.errors == sum(levenshtein(a, b) for a, b in pairs)
+    assert stats.errors == stats.ins + stats.dels + stats.subs
+    assert stats.words == sum(len(a) for a, _ in pairs)
+    assert stats.words - stats.dels + stats.ins == sum(len(b) for _, b in pairs)
+
+
+def test_wer_is_summed_not_averaged() -> None:
+    stats = wer([(["a"], ["b"]), (["a"] * 9, ["a"] * 9)])
+    assert stats == WerStats(1, 0, 0, 1, 10)
+    assert stats.rate == 10.0
+
+
+def test_wer_corners() -> None:
+    assert wer([]) == WerStats(0, 0, 0, 0, 0)
+    assert wer([]).rate == 0.0
+    assert wer([([], ["a"])]).rate == float("inf")
+    with pytest.raises(TypeError, match="text.split"):
+        wer([("a b", "a b")])
+    assert characters("a bé") == ["a", "b", "é"]
+
+
+def test_bootstrap_interval() -> None:
+    rng = np.random.default_rng(3)
+    words = rng.integers(1, 20, 400)
+    errors = rng.binomial(words, 0.3)
+    low, high = bootstrap_interval(errors, words)
+    assert low < 100 * errors.sum() / words.sum() < high
+    assert (low, high) == bootstrap_interval(errors, words), "the same seed gives the same interval"
+    # the normal approximation of a ratio estimator
+    rate = errors.sum() / words.sum()
+    spread = 100 * np.sqrt(np.var(errors - rate * words) * len(words)) / words.sum()
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.05)
+    assert bootstrap_interval([0, 0], [3, 4]) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="per utterance"):
+        bootstrap_interval([], [])
+
+
+def test_frame_agreement_by_hand() -> None:
+    def archive(*paths: list):
+        return [(f"u{i}", np.log(np.eye(4)[path] + 1e-3)) for i, path in enumerate(paths)]
+
+    teacher, student = archive([0, 1, 0, 2], [3]), archive([0, 1, 1, 0], [3])
+    found = frame_agreement(teacher, student)
+    assert (found.frames, found.agree, found.nonblank, found.nonblank_agree) == (5, 3, 3, 2)
+    assert found.accuracy == 60.0
+    assert found.blank_share == 40.0
+    same = frame_agreement(teacher, teacher)
+    assert same.accuracy == same.nonblank_accuracy == 100.0
+
+
+def test_frame_agreement_refuses_other_archives() -> None:
+    rng = np.random.default_rng(0)
+    a = [("u0", random_log_probs(rng, 3, 4))]
+    with pytest.raises(UserError, match="teacher and student archives differ"):
+        frame_agreement(a, [])
+    with pytest.raises(UserError, match="teacher and student archives differ"):
+        frame_agreement(a, [("u0", random_log_probs(rng, 4, 4))])
+
+
+def test_files_in_icefalls_layout(tmp_path: Path) -> None:
+    rows = [("u1", ["the", "cat", "sat"], ["the", "bat"]), ("u2", ["on"], ["on", "on"])]
+    write_recogs(tmp_path / "recogs.txt", rows)
+    assert (tmp_path / "recogs.txt").read_text().splitlines()[:2] == [
+        "u1:\tref=['the', 'cat', 'sat']",
+        "u1:\thyp=['the', 'bat']",
+    ]
+    stats = write_errs(tmp_path / "errs.txt", "test", rows)
+    assert (stats.ins, stats.dels, stats.subs, stats.words) == (1, 1, 1, 4)
+    lines = (tmp_path / "errs.txt").read_text().splitlines()
+    assert lines[0] == "%WER = 75.00"
+    assert "1 insertions, 1 deletions, 1 substitutions, over 4 reference words (2 correct)" in lines[1]
+    assert "1   cat -> bat" in lines or "1   sat -> bat" in lines
+    assert any(line.startswith("u2:\t") and "(*->on)" in line for line in lines)
+    write_summary(tmp_path / "summary.txt", [("teacher", 40.0), ("student", 35.25)])
+    assert (tmp_path / "summary.txt").read_text() == "settings\tWER\nstudent\t35.25\nteacher\t40.00\n"
+
+
+def test_utterance_errors_of_equal_texts() -> None:
+    assert utterance_errors(["a", "b"], ["a", "b"]) == WerStats(0, 0, 0, 0, 2)

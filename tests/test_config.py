@@ -1,0 +1,78 @@
+"""The configuration: merging, types, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctcsd.config import load_config, method_file, save_config
+from ctcsd.errors import UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_order_interpolation_and_dotted_keys(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.yaml", "student_layers: 3\nmodel: {layers: 6}\ntrain: {lr: 2.0e-3}\n")
+    cfg = load_config([corpus, method_file("skd")], ["train.lr=0.5", "data.speaker=joe", "method=skd"])
+    assert cfg.model.exits == {"student": 3, "teacher": 6}
+    assert cfg.train.lr == 0.5
+    assert cfg.data.speaker == "joe"
+    assert cfg.weights == {"ramp": 0.3}
+    assert cfg.distill.teacher == "self"
+    alone = load_config([corpus, method_file("ctc")])
+    assert alone.model.layers == 3 and alone.model.exits == {"student": 3}
+    deeper = load_config([corpus, method_file("skd")], ["student_layers=2", "weights.kd=0.5"])
+    assert deeper.model.exits["student"] == 2 and deeper.weights == {"ramp": 0.3, "kd": 0.5}
+
+
+def test_saved_configuration_reads_back(tmp_path: Path) -> None:
+    cfg = load_config([method_file("interctc")], ["features.speeds=[0.9,1.1]"])
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config([tmp_path / "config.yaml"]) == cfg
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {learning_rate: 1}", "unknown key 'train.learning_rate'"),
+        ("trian: {lr: 1}", "unknown key 'trian'; did you mean 'train'"),
+        ("train: {epoch: 3}", "did you mean 'train.epochs'"),
+        ("lr: 1", "did you mean 'train.lr'"),
+        ("train: {lr: fast}", "train.lr: Value 'fast'"),
+        ("model.exits: {student: four}", "model.exits"),
+        ("- a\n- b", "a configuration is a mapping"),
+        ("a: [1", "corpus.yaml: "),
+        ("model: {layers: '${nowhere}'}", "nowhere"),
+        ("a: !!python/object/apply:os.system [ls]", "corpus.yaml: "),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config([write(tmp_path / "corpus.yaml", text)])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=1", "the command line: unknown key 'train.lrr'; did you mean 'train.lr'"),
+        ("train.lr", "write key=value"),
+    ],
+)
+def test_bad_overrides(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config([], [override])
+
+
+def test_missing_files_and_methods(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such configuration file"):
+        load_config([tmp_path / "no.yaml"])
+    with pytest.raises(UserError, match="no method 'skdd'; did you mean 'skd'.*known: ctc, "):
+        method_file("skdd")
+    with pytest.raises(UserError, match="no such method file"):
+        method_file(str(tmp_path / "mine.yaml"))

@@ -1,0 +1,53 @@
+"""Done-markers: same is skipped, changed runs again and says why."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctcsd.stamp import changed, depends, mark, run_once, up_to_date
+
+
+def test_options_and_files_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marker, source = tmp_path / "out.done", tmp_path / "in"
+    source.write_text("one")
+    needs = depends({"lr": 1, "model": {"layers": 4}}, [source])
+    assert not up_to_date("thing", marker, needs)
+    mark(marker, needs)
+    assert up_to_date("thing", marker, needs)
+    assert "thing: up to date" in capsys.readouterr().out
+    assert changed(marker, depends({"lr": 1, "model": {"layers": 5}}, [source])) == "model.layers was 4, is 5"
+    source.write_text("two")
+    again = depends({"lr": 1, "model": {"layers": 4}}, [source])
+    assert changed(marker, again) == f"file {source} changed"
+    assert not up_to_date("thing", marker, again)
+    assert not marker.exists(), "while the output is made again, nothing claims that it is whole"
+
+
+def test_damaged_marker(tmp_path: Path) -> None:
+    marker = tmp_path / "m"
+    marker.write_text("{")
+    assert "damaged" in str(changed(marker, {}))
+
+
+def test_run_once(tmp_path: Path) -> None:
+    marker, log, source = tmp_path / ".prepared", tmp_path / "log", tmp_path / "local"
+    source.mkdir()
+    (source / "prepare.py").write_text("x = 1\n")
+    command = [sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"]
+    for _ in range(3):
+        assert run_once(marker, [source], command) == 0
+    assert log.read_text() == "x"
+    (source / "prepare.py").write_text("x = 2\n")
+    assert run_once(marker, [source], command) == 0
+    assert log.read_text() == "xx"
+    (source / "audio.wav").write_bytes(b"1234")
+    assert run_once(marker, [source], command) == 0
+    assert log.read_text() == "xxx", "new audio in a folder counts"
+    assert run_once(marker, [source], command) == 0
+    assert log.read_text() == "xxx"
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert run_once(marker, [source], failing) == 3
+    assert run_once(marker, [source], failing) == 3, "a failed command is not done"

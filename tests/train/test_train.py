@@ -1,0 +1,123 @@
+"""Training as a pipeline: it overfits, it resumes, it repeats itself, it refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, ctcsd
+from safetensors.torch import load_file
+
+TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
+TINY += ["data.max_duration=30", "train.epochs=3"]
+
+
+def train(corpus: Path, run: Path, method: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return ctcsd("train", "-m", method, "--data", corpus, "--lang", corpus / "lang_char", "--run", run, *overrides)
+
+
+@pytest.mark.slow
+def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "skd"
+    done = train(
+        small_corpus, run, "skd", "model.layers=4", "student_layers=2", "data.max_duration=20", "train.epochs=80",
+        "train.lr=2e-3", "augment.time_masks=0", "augment.freq_masks=0", "train.evaluate_every=20", "train.average=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dev = json.loads((run / "train.json").read_text())["dev"]
+    assert dev["dev_wer/student"] < 10.0, done.stdout
+    assert dev["dev_wer/teacher"] < 10.0, done.stdout
+
+
+def test_the_same_seed_gives_the_same_model(small_corpus: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = train(small_corpus, tmp_path / name, "skd", *TINY, f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(a[key].equal(b[key]) for key in a)
+    assert not all(a[key].equal(c[key]) for key in a)
+
+
+def test_killed_and_started_again_ends_with_the_same_model(small_corpus: Path, tmp_path: Path) -> None:
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    longer = [*TINY, "train.epochs=6", "train.average=2"]
+    assert train(small_corpus, plain, "skd", *longer).returncode == 0
+    command = [sys.executable, "-m", "ctcsd", "train", "-m", "skd", "--data", small_corpus]
+    command += ["--lang", small_corpus / "lang_char", "--run", killed, *longer]
+    process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint to kill after"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "train.json").exists()
+    again = train(small_corpus, killed, "skd", *longer)
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stdout
+    assert "epoch 1/6" not in again.stdout
+    a, b = (load_file(run / "model.safetensors") for run in (plain, killed))
+    assert all(a[key].equal(b[key]) for key in a)
+    third = train(small_corpus, killed, "skd", *longer)
+    assert third.returncode == 0 and "up to date" in third.stdout and "epoch" not in third.stdout
+
+
+def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "seed1"
+    assert train(small_corpus, run, "ctc", *TINY, "train.epochs=1").returncode == 0
+    done = train(small_corpus, run, "ctc", *TINY, "train.epochs=1", "train.lr=0.002")
+    assert done.returncode == 0, done.stderr
+    assert "train.lr was 0.001, is 0.002" in done.stdout
+    assert (tmp_path / "seed1.old" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.lrr=1"], "unknown key 'train.lrr'; did you mean 'train.lr'?"),
+        (["data.train=nowhere"], "cuts_nowhere.jsonl.gz: run stage 1"),
+        (["data.max_duration=1"], "shorter than the longest cut"),
+        (["data.speaker=nobody"], "no cut of speaker 'nobody'"),
+        (["student_layers=9"], "exit 'student' at layer 9"),
+        (["distill.frames=symetric:2"], "did you mean 'symmetric'"),
+        (["distill.teacher=checkpoint", "distill.checkpoint=/nowhere"], "no trained model at /nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(small_corpus: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    done = train(small_corpus, tmp_path / "run", "skd", *TINY, *overrides)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_cut_without_text_in_a_supervised_method(small_corpus: Path, tmp_path: Path) -> None:
+    from lhotse import CutSet
+
+    data = tmp_path / "data"
+    (data / "fbank80").mkdir(parents=True)
+    cuts = list(CutSet.from_file(small_corpus / "fbank80" / "cuts_train.jsonl.gz"))
+    cuts[7].supervisions[0].text = ""
+    for split in ("train", "dev"):
+        CutSet.from_cuts(cuts).to_file(data / "fbank80" / f"cuts_{split}.jsonl.gz")
+    done = ctcsd(
+        "train", "-m", "ctc", "--data", data, "--lang", small_corpus / "lang_char", "--run", tmp_path / "run", *TINY
+    )
+    assert done.returncode == 1
+    assert f"cut {cuts[7].id} has no text" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_lang_dir_that_does_not_fit_the_model(small_corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(small_corpus, run, "ctc", *TINY, "train.epochs=1").returncode == 0
+    other = tmp_path / "lang"
+    other.mkdir()
+    (other / "tokens.txt").write_text("<blk> 0\n\u2581 1\na 2\n", encoding="utf-8")
+    done = ctcsd("posteriors", "--run", run, "--data", small_corpus, "--lang", other)
+    assert done.returncode == 1
+    assert "was trained with another token table" in done.stderr
