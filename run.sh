@@ -44,11 +44,14 @@ EOF
 fail() { echo "run.sh: $1" >&2; exit "${2:-1}"; }
 # A path that the user gave from another folder still means the user's.
 from_caller() { if [ "$caller" = "$PWD" ] || [[ $1 = /* ]]; then echo "${1%/}"; else echo "$caller/${1%/}"; fi; }
+existing() { if [ -e "$1" ]; then echo "${1%/}"; else from_caller "$1"; fi; }
+path_or_word() { if [ -e "$(from_caller "$1")" ]; then from_caller "$1"; else echo "$1"; fi; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
 
 recipe=egs/fotaq stage=0 stop_stage=5 methods="ctc skd" seeds=1 preset=default nj=$(nproc) setup=yes
-exp="" data="" prepare_args="" given=$(printf ' %q' "$@")
+exp="" data="" prepare_args="" given=""
 exits=() configs=() overrides=()
+[ $# -eq 0 ] || given=$(printf ' %q' "$@")
 while [ $# -gt 0 ]; do
   option=$1
   case $option in
@@ -57,7 +60,7 @@ while [ $# -gt 0 ]; do
       value=$2; shift ;;
   esac
   case $option in
-    --recipe) recipe=${value%/} ;;
+    --recipe) recipe=$(existing "$value") ;;
     --stage) number "$option" "$value"; stage=$value ;;
     --stop-stage|--stop_stage) number "$option" "$value"; stop_stage=$value ;;
     --methods) methods=$value ;;
@@ -112,7 +115,7 @@ run() {
   else
     "$@" 2>&1 | tee "$log" || status=$?
   fi
-  [ $status -eq 0 ] || fail "stage $current failed: ${*@Q} (log: $log)" $status
+  [ $status -eq 0 ] || fail "stage $current failed: ${*@Q} (output: above and in $log)" $status
 }
 wanted() {
   current=$1
@@ -121,17 +124,27 @@ wanted() {
 }
 
 method_options=()
-for method in $methods; do method_options+=(--method "$method"); done
+names=" "
+for method in $methods; do
+  name=$(basename "$method" .yaml)
+  [[ $names != *" $name "* ]] || fail "two methods are called '$name', and would share a folder" 2
+  names+="$name "
+  [[ $method != *.yaml ]] || method=$(existing "$method")
+  method_options+=(--method "$method")
+done
 # Every method's configuration is checked before anything long starts.
-lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${overrides[@]}")
+lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
 
 if wanted 0 "data"; then
   read -ra extra <<< "$prepare_args"
   inputs=(--depends "$recipe/local")
   # A file or folder that the recipe is told to read is an input too: when it changes, the data is prepared again.
-  for word in "${extra[@]}"; do [ ! -e "$word" ] || inputs+=(--depends "$word"); done
-  run prepare "${ctcsd[@]}" once "$data/.prepared" "${inputs[@]}" -- \
-    "$python" "$recipe/local/prepare.py" --out "$data" --jobs "$nj" "${extra[@]}"
+  for i in "${!extra[@]}"; do
+    extra[i]=$(path_or_word "${extra[i]}")
+    [ ! -e "${extra[i]}" ] || inputs+=(--depends "${extra[i]}")
+  done
+  run prepare "${ctcsd[@]}" once "$data/.prepared" "${inputs[@]}" --output "$data/manifests" --jobs "$nj" -- \
+    "$recipe/local/prepare.py" --out "$data" "${extra[@]}"
 fi
 if wanted 1 "features"; then
   run features "${ctcsd[@]}" features --data "$data" --jobs "$nj" "${configs[@]}" "${overrides[@]}"
@@ -140,6 +153,7 @@ if wanted 2 "lang"; then
   run lang "${ctcsd[@]}" lang --data "$data" --out "$lang" "${configs[@]}" "${overrides[@]}"
 fi
 for method in $methods; do
+  [[ $method != *.yaml ]] || method=$(existing "$method")
   for seed in $seeds; do
     name=$(basename "$method" .yaml)
     dir=$exp/$name/seed$seed
@@ -149,11 +163,13 @@ for method in $methods; do
     fi
     if wanted 4 "decode $name, seed $seed"; then
       run "posteriors-$name-seed$seed" "${ctcsd[@]}" posteriors --run "$dir" --data "$data" --lang "$lang" "${exits[@]}" \
+        "${configs[@]}" "${overrides[@]}"
+      run "search-$name-seed$seed" "${ctcsd[@]}" search --run "$dir" --lang "$lang" "${exits[@]}" "${configs[@]}" \
         "${overrides[@]}"
-      run "search-$name-seed$seed" "${ctcsd[@]}" search --run "$dir" --lang "$lang" "${exits[@]}" "${overrides[@]}"
     fi
     if wanted 5 "score $name, seed $seed"; then
-      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$dir" --data "$data" "${exits[@]}" "${overrides[@]}"
+      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$dir" --data "$data" "${exits[@]}" "${configs[@]}" \
+        "${overrides[@]}"
     fi
   done
 done

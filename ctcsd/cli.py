@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 
 CONFIG = typer.Option(None, "--config", "-c", help="YAML file; may be given several times, later ones win.")
+DECODE_CONFIG = typer.Option(None, "--config", "-c", help="YAML file whose decode section counts here.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Overrides, such as train.lr=0.0005.")
 DATA = typer.Option(..., "--data", help="Data folder of the corpus (manifests/, fbank/).")
 LANG = typer.Option(..., "--lang", help="Lang dir (tokens.txt).")
@@ -49,8 +50,7 @@ def features(
 
     cfg = _config(config, overrides)
     for split in (cfg.data.train, cfg.data.dev, cfg.data.test):
-        speeds = cfg.features.speeds if split == cfg.data.train else []
-        compute_features(data, split, cfg.features.num_mel_bins, speeds, jobs)
+        compute_features(data, cfg, split, jobs)
 
 
 @app.command()
@@ -88,13 +88,14 @@ def posteriors(
     data: Path = DATA,
     lang: Path = LANG,
     exit: Optional[List[str]] = EXIT,
+    config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 4a: the log-posteriors of every exit on dev and test."""
     from ctcsd.train.infer import posteriors_run
 
-    cfg = _run_config(run, overrides)
-    posteriors_run(run, data, lang, cfg, _exits(list(cfg.model.exits), exit))
+    cfg = _run_config(run, config, overrides)
+    posteriors_run(run, data, lang, cfg, _exits(cfg, exit))
 
 
 @app.command()
@@ -104,13 +105,15 @@ def search(
     exit: Optional[List[str]] = EXIT,
     method: Optional[List[str]] = SEARCH_METHOD,
     k2_python: Optional[Path] = typer.Option(None, help="Interpreter that has k2; found by itself as a rule."),
+    here: bool = typer.Option(False, "--here", hidden=True),
+    config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 4b: from posteriors to hypotheses; methods of k2 run in the interpreter that has it."""
     from ctcsd.decode.run import search_run
 
-    cfg = _run_config(run, overrides)
-    search_run(run, lang, cfg, _exits(list(cfg.model.exits), exit), list(method or cfg.decode.methods), k2_python)
+    cfg = _run_config(run, config, overrides)
+    search_run(run, lang, cfg, _exits(cfg, exit), list(method or cfg.decode.methods), k2_python, here)
 
 
 @app.command()
@@ -119,20 +122,20 @@ def score(
     data: Path = DATA,
     exit: Optional[List[str]] = EXIT,
     method: Optional[List[str]] = SEARCH_METHOD,
+    config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 5: WER and CER with intervals, error files, frame agreement."""
-    from ctcsd.data.batches import split_cuts, transcript
-    from ctcsd.decode.run import search_options
+    from ctcsd.data.batches import transcript
+    from ctcsd.data.features import cuts_file, load_cuts
     from ctcsd.run_dir import RunDir
     from ctcsd.score.run import score_run
 
-    cfg = _run_config(run, overrides)
+    cfg = _run_config(run, config, overrides)
     splits = (cfg.data.dev, cfg.data.test)
-    references = {split: {cut.id: transcript(cut) for cut in split_cuts(cfg, data, split)} for split in splits}
-    methods = list(method or cfg.decode.methods)
-    options = {name: search_options(name, cfg.decode) for name in methods}
-    rows = score_run(RunDir(run), references, methods, _exits(list(cfg.model.exits), exit), options)
+    cuts = {split: load_cuts(cuts_file(data, cfg, split), stage=1) for split in splits}
+    references = {split: {cut.id: transcript(cut) for cut in cuts[split]} for split in splits}
+    rows = score_run(RunDir(run), references, list(method or cfg.decode.methods), _exits(cfg, exit))
     for row in rows:
         print(f"{row['split']} {row['exit']} {row['decoder']}: WER {row['wer']:.2f}  CER {row['cer']:.2f}")
 
@@ -155,11 +158,21 @@ def table(
 @app.command()
 def plan(
     method: List[str] = typer.Option(..., "--method", "-m", help="Methods to check."),
+    exit: Optional[List[str]] = EXIT,
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Check the configuration of every method, and print the name of the lang dir that they share."""
+    from ctcsd.train.method import check
+
     configs = [_method_config(name, config, overrides) for name in method]
+    for cfg in configs:
+        check(cfg)
+        if (cfg.lang, cfg.features, cfg.data) != (configs[0].lang, configs[0].features, configs[0].data):
+            raise UserError(f"{cfg.method} and {configs[0].method} differ in lang, features or data: run them apart")
+    for name in exit or []:
+        if not any(name in cfg.model.exits for cfg in configs):
+            raise UserError(f"none of these methods has an exit '{name}'")
     print(configs[0].lang.name)
 
 
@@ -168,11 +181,14 @@ def once(
     context: typer.Context,
     marker: Path = typer.Argument(..., help="Done-marker to read and to write."),
     depends: Optional[List[Path]] = typer.Option(None, help="File or folder whose content the output depends on."),
+    output: Optional[List[Path]] = typer.Option(None, help="What the command makes: where it is gone, it is made."),
+    jobs: int = JOBS,
 ) -> None:
-    """Run COMMAND (after --) unless it was done with the same words and the same content of what it depends on."""
+    """Run SCRIPT ARGUMENTS... --jobs N (a Python script, after --) unless its marker holds the same words and inputs."""
     from ctcsd.stamp import run_once
 
-    raise typer.Exit(run_once(marker, list(depends or []), context.args))
+    neutral = ["--jobs", str(jobs)]
+    raise typer.Exit(run_once(marker, list(depends or []), list(output or []), context.args, neutral))
 
 
 def _config(files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:
@@ -188,19 +204,23 @@ def _method_config(method: str, files: Optional[List[Path]], overrides: Optional
     return load_config([*(files or []), path], [f"method={path.stem}", *(overrides or [])])
 
 
-def _run_config(run: Path, overrides: Optional[List[str]]) -> Config:
+def _run_config(run: Path, files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:
+    """The configuration that a run was trained with; only its decode section follows the files given now."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"no run at {run} (config.yaml is missing): run stage 3")
-    return _config([run / "config.yaml"], overrides)
+    cfg = _config([run / "config.yaml"], overrides)
+    if files:
+        cfg.decode = _config(files, overrides).decode
+    return cfg
 
 
-def _exits(known: List[str], wanted: Optional[List[str]]) -> List[str]:
-    """The wanted exits that a run has; a run without a wanted exit (ctc has no teacher) is decoded at the others."""
-    if not wanted:
-        return known
-    chosen = [name for name in known if name in wanted]
+def _exits(cfg: Config, wanted: Optional[List[str]]) -> List[str]:
+    """The wanted exits that a run has; where it has none of them, the command has nothing to do and ends well."""
+    known = list(cfg.model.exits)
+    chosen = [name for name in known if not wanted or name in wanted]
     if not chosen:
-        raise UserError(f"this run has no exit {' or '.join(wanted)}; it has: {', '.join(known)}")
+        print(f"{cfg.method} has no exit {' or '.join(wanted or [])}, only {', '.join(known)}: skipped")
+        raise typer.Exit(0)
     return chosen
 
 

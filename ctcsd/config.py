@@ -45,7 +45,7 @@ class DistillConfig:
     """Three of the four choices of a method: who teaches, which frames count, how they are matched."""
 
     teacher: Optional[str] = None  # self | checkpoint
-    checkpoint: Optional[str] = None  # folder of the frozen teacher; the run of `depends` when not given
+    checkpoint: Optional[str] = None  # run folder of the frozen teacher
     frames: str = "all"
     match: str = "kl"  # kl | l2 | guide
     temperature: float = 1.0
@@ -131,7 +131,6 @@ class Config:
 
     corpus: str = ""
     method: str = ""
-    depends: Optional[str] = None
     seed: int = 1
     student_layers: int = 4
     lang: LangConfig = field(default_factory=LangConfig)
@@ -158,8 +157,11 @@ def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Co
         key, sep, text = item.partition("=")
         if not sep or not key:
             raise UserError(f"'{item}' is not an override: write key=value, for instance train.lr=0.001")
-        value = OmegaConf.create("value: " + text) if text else OmegaConf.create({"value": None})
-        _set(cfg, key.strip(), OmegaConf.to_container(value, resolve=False)["value"], "the command line")  # type: ignore[index,call-overload]
+        try:
+            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+        except Exception as error:  # every YAML and interpolation error class
+            raise UserError(f"'{item}': {_first_line(error)}") from None
+        _set(cfg, key.strip(), value["value"], "the command line")  # type: ignore[index,call-overload]
     try:
         OmegaConf.resolve(cfg)
         return OmegaConf.to_object(cfg)  # type: ignore[return-value]

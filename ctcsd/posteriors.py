@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +90,7 @@ class PosteriorReader:
             with gzip.open(self.path / MANIFEST, "rt", encoding="utf-8") as lines:
                 for line in lines:
                     yield json.loads(line)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{self.path / MANIFEST}: damaged ({error})") from None
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -98,5 +99,5 @@ class PosteriorReader:
         for row in self.rows():
             try:
                 yield row["id"], reader.read(row["array"]["storage_key"])
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, EOFError, ValueError, KeyError) as error:
                 raise UserError(f"{self.path}: utterance {row.get('id')}: unreadable ({error})") from None

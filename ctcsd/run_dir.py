@@ -28,6 +28,11 @@ class RunDir:
         """What a search method recognised."""
         return self.path / "decode" / method / f"hyps-{split}-{exit}.jsonl"
 
+    def hypotheses_marker(self, method: str, split: str, exit: str) -> Path:
+        """Done-marker of a search, which holds its options."""
+        target = self.hypotheses(method, split, exit)
+        return target.with_name(f".{target.name}.done")
+
     def decoded(self, method: str) -> Path:
         """Folder of a search method's hypotheses and score files."""
         return self.path / "decode" / method

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,11 @@ def mark(marker: Path, dependencies: Mapping[str, Any]) -> None:
     partial.replace(marker)
 
 
-def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any]) -> bool:
-    """Whether an output need not be made; says on the screen what is skipped, or why it is made again."""
+def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any], outputs: Iterable[Path] = ()) -> bool:
+    """Whether the outputs need not be made; says on the screen what is skipped, or why it is made again."""
     reason = changed(marker, dependencies)
+    if reason is None:
+        reason = next((f"{path} is gone" for path in outputs if not path.exists()), None)
     if reason is None:
         print(f"{what}: up to date", flush=True)
         return True
@@ -72,8 +75,12 @@ def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any]) -> bool
     return False
 
 
-def run_once(marker: Path, paths: Sequence[Path], command: Sequence[str]) -> int:
-    """Run a command unless the marker says that it was done with the same words and inputs; returns its exit code.
+def run_once(
+    marker: Path, paths: Sequence[Path], outputs: Sequence[Path], command: Sequence[str], neutral: Sequence[str] = ()
+) -> int:
+    """Run a Python script unless its marker holds the same words and inputs; returns its exit code.
+
+    `neutral` words are added without counting: how many jobs, for instance.
 
     A file among `paths` counts by its content; of a folder, scripts count by content, and all else (audio, as a rule)
     by name, size and time.
@@ -84,9 +91,9 @@ def run_once(marker: Path, paths: Sequence[Path], command: Sequence[str]) -> int
     listing = "".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in inside if f not in set(scripts))
     digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
     needs = depends({"command": list(command), "folders": digest}, [p for p in paths if not p.is_dir()] + scripts)
-    if up_to_date(marker.stem.lstrip("."), marker, needs):
+    if up_to_date(marker.name.lstrip("."), marker, needs, outputs):
         return 0
-    status = subprocess.run(list(command), check=False).returncode
+    status = subprocess.run([sys.executable, *command, *neutral], check=False).returncode
     if status == 0:
         mark(marker, needs)
     return status

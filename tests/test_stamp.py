@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,18 +35,22 @@ def test_run_once(tmp_path: Path) -> None:
     marker, log, source = tmp_path / ".prepared", tmp_path / "log", tmp_path / "local"
     source.mkdir()
     (source / "prepare.py").write_text("x = 1\n")
-    command = [sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"]
+    command = ["-c", f"open({str(log)!r}, 'a').write('x')"]
     for _ in range(3):
-        assert run_once(marker, [source], command) == 0
+        assert run_once(marker, [source], [], command) == 0
     assert log.read_text() == "x"
     (source / "prepare.py").write_text("x = 2\n")
-    assert run_once(marker, [source], command) == 0
+    assert run_once(marker, [source], [], command) == 0
     assert log.read_text() == "xx"
     (source / "audio.wav").write_bytes(b"1234")
-    assert run_once(marker, [source], command) == 0
+    assert run_once(marker, [source], [], command) == 0
     assert log.read_text() == "xxx", "new audio in a folder counts"
-    assert run_once(marker, [source], command) == 0
+    assert run_once(marker, [source], [], command) == 0
     assert log.read_text() == "xxx"
-    failing = [sys.executable, "-c", "raise SystemExit(3)"]
-    assert run_once(marker, [source], failing) == 3
-    assert run_once(marker, [source], failing) == 3, "a failed command is not done"
+    output = tmp_path / "made"
+    for _ in range(2):
+        assert run_once(marker, [source], [output], command, ["-j"]) == 0
+    assert log.read_text() == "xxxxx", "where the output is gone, it is made again"
+    failing = ["-c", "raise SystemExit(3)"]
+    assert run_once(marker, [source], [], failing) == 3
+    assert run_once(marker, [source], [], failing) == 3, "a failed command is not done"

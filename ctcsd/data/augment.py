@@ -9,7 +9,7 @@ from ctcsd.config import AugmentConfig
 
 
 def spec_augment(features: Tensor, lengths: Tensor, cfg: AugmentConfig) -> Tensor:
-    """Mask bands of time and of mel bins with each utterance's mean.
+    """Mask bands of time and of mel bins with the mean of the utterance in each bin, which the model turns into 0.
 
     lhotse's SpecAugment draws a time mask over the padded width; here a mask falls on valid frames, and the masked
     share of an utterance is bounded, which short utterances need. No host synchronisation.
@@ -27,7 +27,7 @@ def spec_augment(features: Tensor, lengths: Tensor, cfg: AugmentConfig) -> Tenso
     time = _bands(n, cfg.time_masks, t, widest, lengths, device)
     freq = _bands(n, cfg.freq_masks, f, torch.full((n,), float(cfg.freq_width), device=device), f, device)
     valid = (torch.arange(t, device=device) < lengths[:, None])[..., None]
-    mean = (features * valid).sum((1, 2), keepdim=True) / (lengths.clamp(min=1)[:, None, None] * f)
+    mean = (features * valid).sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
     return torch.where(time[:, :, None] | freq[:, None, :], mean, features)
 
 

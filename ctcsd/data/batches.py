@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
@@ -13,9 +12,7 @@ from lhotse.dataset.collation import collate_features
 from lhotse.lazy import LazyIteratorChain
 from torch import Tensor
 
-from ctcsd.config import Config
 from ctcsd.data.feasibility import ctc_feasible
-from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import subsampled_length
 
@@ -64,22 +61,6 @@ def transcript(cut: Cut) -> str:
     return text
 
 
-def select_speaker(cuts: CutSet, speaker: str | None, split: str) -> CutSet:
-    """The cuts of one speaker (all when None); raises UserError where none is left."""
-    if speaker is None:
-        return cuts
-    chosen = cuts.filter(lambda cut: any(s.speaker == speaker for s in cut.supervisions)).to_eager()
-    if len(chosen) == 0:
-        raise UserError(f"no cut of speaker '{speaker}' in split '{split}'")
-    return chosen
-
-
-def split_cuts(cfg: Config, data_dir: Path, split: str) -> CutSet:
-    """The cuts, with features, of a split to evaluate on."""
-    cuts = load_cuts(cuts_file(data_dir, cfg.features.num_mel_bins, split), stage=1)
-    return select_speaker(cuts, cfg.data.speaker, split)
-
-
 def trainable(
     cuts: CutSet, encode: Callable[[str], list[int]] | None, max_seconds: float
 ) -> tuple[CutSet, dict[str, int]]:
@@ -102,6 +83,8 @@ def bucketing_sampler(
     cuts: CutSet, max_duration: float, num_buckets: int, seed: int, epoch: int, world_size: int = 1, rank: int = 0
 ) -> DynamicBucketingSampler:
     """Shuffled batches of similar duration, at most max_duration seconds of audio each; the order follows the epoch."""
+    if len(cuts) < 2:
+        raise UserError("a training set of one cut cannot be batched: at least two are needed")
     longest = max(cut.duration for cut in cuts)
     if longest > max_duration:
         raise UserError(f"data.max_duration={max_duration:g} is shorter than the longest cut, {longest:.1f} seconds")
@@ -109,7 +92,7 @@ def bucketing_sampler(
     sampler = DynamicBucketingSampler(
         CutSet(LazyIteratorChain(cuts)),
         max_duration=max_duration,
-        num_buckets=min(num_buckets, max(1, len(cuts) // 8)),
+        num_buckets=max(2, min(num_buckets, len(cuts) // 8)),  # lhotse takes no fewer
         shuffle=True,
         drop_last=False,
         seed=seed,

@@ -10,8 +10,8 @@ from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader
 
 from ctcsd.config import Config
-from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, select_speaker, split_cuts, trainable
-from ctcsd.data.features import cuts_file, load_cuts, perturbed
+from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, trainable
+from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.text.tokenizer import Tokenizer
 
 
@@ -26,11 +26,9 @@ class CorpusDataModule(L.LightningDataModule):
         super().__init__()
         self.cfg, self.encode = cfg, tokenizer.encode
         self.needs_labels = needs_labels
-        bins = cfg.features.num_mel_bins
-        train = load_cuts(cuts_file(data_dir, bins, perturbed(cfg.data.train, cfg.features.speeds)), stage=1)
-        train = select_speaker(train, cfg.data.speaker, cfg.data.train)
+        train = load_cuts(cuts_file(data_dir, cfg, cfg.data.train), stage=1)
         self.train_cuts, self.dropped = trainable(train, self._train_encode, cfg.data.max_seconds)
-        self.dev_cuts = split_cuts(cfg, data_dir, cfg.data.dev)
+        self.dev_cuts = load_cuts(cuts_file(data_dir, cfg, cfg.data.dev), stage=1)
 
     @property
     def _train_encode(self) -> Callable[[str], list[int]] | None:

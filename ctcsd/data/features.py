@@ -1,14 +1,13 @@
-"""Stage 1: log-mel filterbank features, stored by lhotse."""
+"""Stage 1, log-mel filterbank features stored by lhotse, and stage 2 over the same manifests."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 
-from ctcsd.config import LangConfig
+from ctcsd.config import Config, LangConfig
 from ctcsd.errors import UserError
 from ctcsd.stamp import depends, mark, up_to_date
 from ctcsd.text.lang import make_lang
@@ -29,49 +28,43 @@ def load_cuts(path: Path, stage: int) -> CutSet:
     return cuts
 
 
-def cuts_file(data_dir: Path, num_mel_bins: int, split: str) -> Path:
-    """Where the cut set of a split with features lies."""
-    return data_dir / f"fbank{num_mel_bins}" / f"cuts_{split}.jsonl.gz"
+def cuts_file(data_dir: Path, cfg: Config, split: str) -> Path:
+    """Where the cut set of a split with its features lies: of one speaker, and perturbed, where cfg says so."""
+    name = split if cfg.data.speaker is None else f"{split}_{cfg.data.speaker}"
+    if split == cfg.data.train and cfg.features.speeds:
+        name += f"_sp{'-'.join(f'{speed:g}' for speed in cfg.features.speeds)}"
+    return data_dir / f"fbank{cfg.features.num_mel_bins}" / f"cuts_{name}.jsonl.gz"
 
 
-def perturbed(split: str, speeds: Sequence[float]) -> str:
-    """The name of a split together with its speed-perturbed copies, such as train_sp0.9-1.1."""
-    return f"{split}_sp{'-'.join(f'{speed:g}' for speed in speeds)}" if speeds else split
-
-
-def compute_features(
-    data_dir: Path, split: str, num_mel_bins: int = 80, speeds: Sequence[float] = (), jobs: int = 2
-) -> Path:
-    """Fbank (25 ms windows every 10 ms, natural log) of one split; skipped where it is up to date.
+def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> Path:
+    """Stage 1: fbank (25 ms windows every 10 ms, natural log) of one split; skipped where it is up to date.
 
     Reads `manifests/cuts_SPLIT.jsonl.gz`, writes `cuts_file(...)`, the latter last, so that a killed stage leaves
-    nothing that looks whole.
-
-    Args:
-        speeds: factors of further, speed-perturbed copies (for training).
+    nothing that looks whole. The training split gets its speed-perturbed copies.
 
     Raises:
         UserError: no such split, an empty one, or audio at another rate than 16 kHz.
     """
     source = data_dir / "manifests" / f"cuts_{split}.jsonl.gz"
-    target = cuts_file(data_dir, num_mel_bins, perturbed(split, speeds))
-    marker = target.with_name(f"{target.name}.done")
-    needs = depends({"num_mel_bins": num_mel_bins, "speeds": list(speeds)}, [source])
-    if up_to_date(f"features of {perturbed(split, speeds)}", marker, needs) and target.is_file():
+    target = cuts_file(data_dir, cfg, split)
+    storage = target.with_name(target.name[len("cuts_") : -len(".jsonl.gz")])
+    marker = target.with_name(f".{target.name}.done")
+    speeds = cfg.features.speeds if split == cfg.data.train else []
+    needs = depends({"features": vars(cfg.features), "speeds": speeds, "speaker": cfg.data.speaker}, [source])
+    if up_to_date(f"features of {storage.name}", marker, needs, [target, storage]):
         return target
-    cuts = load_cuts(source, stage=0)
+    cuts = select_speaker(load_cuts(source, stage=0), cfg.data.speaker, split)
     for cut in cuts:
         if cut.sampling_rate != SAMPLE_RATE:
             raise UserError(f"cut {cut.id} is at {cut.sampling_rate} Hz, not {SAMPLE_RATE}: run stage 0 again")
     copies = cuts
     for speed in speeds:
         copies = copies + cuts.perturb_speed(speed)
-    storage = target.parent / perturbed(split, speeds)
     target.unlink(missing_ok=True)
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     done = copies.to_eager().compute_and_store_features(
-        extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=num_mel_bins)),
+        extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=cfg.features.num_mel_bins)),
         storage_path=storage / "feats",
         num_jobs=min(jobs, len(cuts)),
         storage_type=LilcomChunkyWriter,
@@ -80,7 +73,18 @@ def compute_features(
     done.to_file(partial)
     partial.rename(target)
     mark(marker, needs)
+    print(f"features of {storage.name}: {len(done)} cuts, {sum(cut.duration for cut in done) / 3600:.2f} h", flush=True)
     return target
+
+
+def select_speaker(cuts: CutSet, speaker: str | None, split: str) -> CutSet:
+    """The cuts of one speaker (all when None); raises UserError where none is left."""
+    if speaker is None:
+        return cuts
+    chosen = cuts.filter(lambda cut: any(s.speaker == speaker for s in cut.supervisions)).to_eager()
+    if len(chosen) == 0:
+        raise UserError(f"no cut of speaker '{speaker}' in split '{split}'")
+    return chosen
 
 
 def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
@@ -92,7 +96,7 @@ def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
     source = data_dir / "manifests" / f"cuts_{cfg.text}.jsonl.gz"
     marker = lang_dir.with_name(f".{lang_dir.name}.done")
     needs = depends({"unit": cfg.unit, "vocab_size": cfg.vocab_size}, [source])
-    if up_to_date(lang_dir.name, marker, needs) and (lang_dir / "tokens.txt").is_file():
+    if up_to_date(lang_dir.name, marker, needs, [lang_dir / "tokens.txt"]):
         return
     texts = [s.text for cut in load_cuts(source, stage=0) for s in cut.supervisions if s.text]
     table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size)

@@ -78,7 +78,7 @@ class Objective:
         first = next(iter(outputs.values()))
         num_labels = None if labels is None else max(int(labels.lengths.sum()), 1)
         ctc_divisor = first.logits.size(0) if self.reduction == "per_utterance" else num_labels or 1
-        loss = first.logits.new_zeros(())
+        loss = first.logits.sum() * 0.0  # every weight may be 0 at the start of a warm-up
         parts: dict[str, Tensor] = {}
         for name, output in outputs.items():
             if labels is None or weights[f"ctc_{name}"] == 0:

@@ -51,6 +51,9 @@ class WeightSchedule:
                 raise UserError(f"weights: unknown key '{key}'; known: {', '.join(known)}")
             if key in terms and (not isinstance(value, (int, float)) or value < 0):
                 raise UserError(f"weights.{key} must be a number, 0 or more, not {value!r}")
+        for key in ("ramp", "kd_warmup"):
+            if not isinstance(weights.get(key, 0.0), (int, float)):
+                raise UserError(f"weights.{key} must be a number, not {weights[key]!r}")
         self.floor = weights.get("ramp")
         self.per = weights.get("per", "epoch")
         self.shape = weights.get("shape", "linear")

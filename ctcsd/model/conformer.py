@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ctcsd.errors import UserError
+
 
 class DepthwiseConv(nn.Module):
     """Depthwise convolution over time in (N, T, D) layout, odd kernel, zero edges.
@@ -21,7 +23,7 @@ class DepthwiseConv(nn.Module):
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"the convolution kernel must be odd, not {kernel}")
+            raise UserError(f"model.conv_kernel must be odd, not {kernel}")
         self.conv = nn.Conv2d(dim, dim, (1, kernel), padding=(0, kernel // 2), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         if dim % heads or (dim // heads) % 2:
-            raise ValueError(f"the width {dim} must be an even multiple of the number of heads, {heads}")
+            raise UserError(f"model.dim={dim} must be an even multiple of model.heads={heads}")
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)

@@ -26,10 +26,10 @@ def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-5) -> Te
 
     features: (N, T, F); mask: bool (N, T).
     """
-    keep = mask[..., None].to(features.dtype)
-    count = keep.sum(1, keepdim=True).clamp(min=1.0)
-    mean = (features * keep).sum(1, keepdim=True) / count
-    centred = (features - mean) * keep
+    count = mask.sum(1).clamp(min=1)[:, None, None]
+    features = features.masked_fill(~mask[..., None], 0.0)  # padding may be anything, NaN too
+    mean = features.sum(1, keepdim=True) / count
+    centred = (features - mean).masked_fill(~mask[..., None], 0.0)
     variance = centred.square().sum(1, keepdim=True) / count
     return centred * (variance + eps).rsqrt()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.run_dir import RunDir
-from ctcsd.score.run import decoder_agreement, read_rows
+from ctcsd.score.run import decoder_agreement, read_rows, result_files
 from ctcsd.score.tables import results_table
 
 
@@ -23,8 +23,7 @@ def results_report(exp_dir: Path, command: str = "") -> tuple[str, str]:
     dev, test = splits[0], splits[-1]
     table = results_table(rows, dev, test)
     notes = _notes(rows, test)
-    for line in _search_agreement(exp_dir, rows, test):
-        notes.append(line)
+    notes += _search_agreement(exp_dir, test)
     body = "\n".join(f"- {note}" for note in notes)
     markdown = f"# Results\n\n{table}\n\n{body}\n"
     if command:
@@ -44,10 +43,10 @@ def _notes(rows: list[dict[str, Any]], test: str) -> list[str]:
     ]
 
 
-def _search_agreement(exp_dir: Path, rows: list[dict[str, Any]], test: str) -> list[str]:
+def _search_agreement(exp_dir: Path, test: str) -> list[str]:
     """How far k2's best path and greedy search agree, over the runs that have both."""
     shares = []
-    for path in sorted(exp_dir.rglob("results.jsonl")):
+    for path in result_files(exp_dir):
         run = RunDir(path.parent)
         for exit in ("student", "teacher"):
             pair = [run.hypotheses(method, test, exit) for method in ("greedy", "k2-1best")]

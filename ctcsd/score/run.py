@@ -23,13 +23,12 @@ def score_run(
     references: Mapping[str, Mapping[str, str]],
     methods: Sequence[str],
     exits: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Score the hypotheses of a run; writes recogs-, errs-, cers- and wer-summary- files and `results.jsonl`.
 
     Args:
         references: split -> cut id -> reference text.
-        methods: search methods; exits: exit names; options: method -> its options, recorded in the rows.
+        methods: search methods; exits: exit names.
 
     Raises:
         UserError: hypotheses are missing, or are not those of the split.
@@ -49,7 +48,7 @@ def score_run(
                         "exit": exit,
                         "parameters": record["parameters"][exit],
                         "decoder": method,
-                        "options": dict(options.get(method, {})),
+                        "options": _options(run, method, split, exit),
                         "split": split,
                         **row,
                         **agreement,
@@ -94,6 +93,18 @@ def _score(run: RunDir, method: str, split: str, exit: str, texts: Mapping[str, 
     }
 
 
+def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
+    """The options that a search was made with, from its marker."""
+    marker = run.hypotheses_marker(method, split, exit)
+    try:
+        held = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{run.hypotheses(method, split, exit)} is not whole ({marker.name} is missing): run stage 4"
+        ) from None
+    return {key: value for key, value in held.items() if not key.startswith("file ")}
+
+
 def _agreement(run: RunDir, split: str) -> dict[str, Any]:
     """Frame agreement of the student with the teacher of the same encoder, where there are both."""
     student, teacher = run.archive(split, "student"), run.archive(split, "teacher")
@@ -114,6 +125,12 @@ def decoder_agreement(run: RunDir, split: str, exit: str, first: str, second: st
     return 100.0 - wer((a[cut_id].split(), b.get(cut_id, "").split()) for cut_id in a).rate
 
 
+def result_files(exp_dir: Path) -> list[Path]:
+    """The results.jsonl of every run below a folder, but not of runs that were moved aside into `.old`."""
+    found = sorted(Path(exp_dir).rglob("results.jsonl"))
+    return [path for path in found if ".old" not in path.relative_to(exp_dir).parts]
+
+
 def read_rows(exp_dir: Path) -> list[dict[str, Any]]:
     """All result rows below a folder.
 
@@ -121,7 +138,7 @@ def read_rows(exp_dir: Path) -> list[dict[str, Any]]:
         UserError: there is none, or a file is damaged.
     """
     rows = []
-    for path in sorted(Path(exp_dir).rglob("results.jsonl")):
+    for path in result_files(exp_dir):
         try:
             rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
         except ValueError:

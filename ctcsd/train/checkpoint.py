@@ -26,10 +26,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as out:
-            torch.save(checkpoint, out)
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            with partial.open("wb") as out:
+                torch.save(checkpoint, out)
+                out.flush()
+                os.fsync(out.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         partial.replace(path)
 
 
@@ -37,7 +41,11 @@ def save_model(model: SharedEncoderCtc, run_dir: Path, fingerprint: str) -> None
     """Write `model.safetensors`; its header carries the fingerprint of the token table."""
     partial = run_dir / f".{MODEL_FILE}.partial"
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, partial, metadata={"format": "ctcsd-1", "tokens": fingerprint})
+    try:
+        save_file(tensors, partial, metadata={"format": "ctcsd-1", "tokens": fingerprint})
+    except SafetensorError as error:  # a full disk among them
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {run_dir / MODEL_FILE}: {error}") from None
     partial.replace(run_dir / MODEL_FILE)
 
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import resource
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ctcsd.config import Config, save_config
 from ctcsd.data.datamodule import CorpusDataModule
-from ctcsd.data.features import cuts_file, perturbed
-from ctcsd.distill import Objective
+from ctcsd.data.features import cuts_file
 from ctcsd.distill.teacher import make_teacher
 from ctcsd.errors import UserError
 from ctcsd.model import SharedEncoderCtc
@@ -27,7 +26,15 @@ from ctcsd.revision import revision
 from ctcsd.stamp import changed, depends, mark, up_to_date
 from ctcsd.text.tokenizer import Tokenizer
 from ctcsd.train.allocator import keep_freed_memory
-from ctcsd.train.checkpoint import CONFIG_FILE, AtomicCheckpointIO, average_checkpoints, load_model, save_model
+from ctcsd.train.checkpoint import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    AtomicCheckpointIO,
+    average_checkpoints,
+    load_model,
+    save_model,
+)
+from ctcsd.train.method import check, make_objective
 from ctcsd.train.module import CtcModule
 from ctcsd.train.progress import EpochLine, bars
 
@@ -35,69 +42,83 @@ from ctcsd.train.progress import EpochLine, bars
 def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     """Stage 3: train unless it was done; go on with an interrupted training of the same configuration.
 
-    A run of another configuration, data or lang dir in the same folder is moved aside to `<run_dir>.old`.
+    A run of another configuration, data or lang dir in the same folder is moved aside to `.old/` beside it, once the
+    new one is known to fit together.
 
     Raises:
-        UserError: as `fit`.
+        UserError: as `fit`; or the folder holds something else than a run.
     """
-    bins = cfg.features.num_mel_bins
-    train, dev = perturbed(cfg.data.train, cfg.features.speeds), cfg.data.dev
-    options = {k: v for k, v in dataclasses.asdict(cfg).items() if k != "decode"}
-    inputs = [cuts_file(data_dir, bins, train), cuts_file(data_dir, bins, dev), lang_dir / "tokens.txt"]
+    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "decode"}
+    options["data"] = {key: value for key, value in options["data"].items() if key not in ("test", "workers")}
+    inputs = [cuts_file(data_dir, cfg, split) for split in (cfg.data.train, cfg.data.dev)] + [lang_dir / "tokens.txt"]
+    if cfg.distill.checkpoint:
+        inputs += [Path(cfg.distill.checkpoint) / name for name in (MODEL_FILE, CONFIG_FILE)]
     needs = depends(options, inputs)
     begun, done = run_dir / ".begun", run_dir / ".done"
-    if up_to_date(f"training of {run_dir}", done, needs) and (run_dir / "train.json").is_file():
+    if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
         return
-    if run_dir.exists() and changed(begun, needs):
-        aside = run_dir.with_name(f"{run_dir.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
+    module, data = _build(cfg, data_dir, lang_dir)
+    if run_dir.exists() and any(run_dir.iterdir()) and changed(begun, needs):
+        if not begun.is_file():
+            raise UserError(f"{run_dir} is not empty and holds no run: give another folder")
+        number = 1
+        while (aside := run_dir.parent / ".old" / f"{run_dir.name}-{number}").exists():
+            number += 1
+        aside.parent.mkdir(exist_ok=True)
         run_dir.rename(aside)
         print(f"an earlier run of another configuration was moved to {aside}")
     run_dir.mkdir(parents=True, exist_ok=True)
     mark(begun, needs)
-    result = fit(cfg, data_dir, lang_dir, run_dir)
+    result = fit(module, data, run_dir)
     mark(done, needs)
     print(f"{run_dir}: {result['seconds'] / 60:.1f} minutes, peak memory {result['peak_memory_mib']} MiB")
 
 
-def fit(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> dict[str, Any]:
-    """Train, or go on with an interrupted training, and leave the best average of checkpoints in run_dir.
-
-    Writes `config.yaml` (resolved), `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt` and, last,
-    `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
+def _build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, CorpusDataModule]:
+    """Model, objective, teacher and data of a configuration, from its seed.
 
     Raises:
         UserError: the configuration, the data or the lang dir do not fit together; the message says how.
     """
     _quieten()
     keep_freed_memory()
+    check(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     tokenizer = Tokenizer(lang_dir)
-    table = tokenizer.table
-    cfg.model.vocab_size = len(table)
+    cfg.model.vocab_size = len(tokenizer.table)
     cfg.model.num_mel_bins = cfg.features.num_mel_bins
     model = SharedEncoderCtc(cfg.model)
-    distill = cfg.distill
-    objective = Objective(
-        cfg.weights, model.exits, distill.frames, distill.match, distill.temperature, distill.reduction
-    )
-    frozen = load_model(Path(distill.checkpoint), table.fingerprint)[0] if distill.checkpoint else None
-    teacher = make_teacher(distill.teacher, model.exits, frozen)
+    objective = make_objective(cfg)
+    checkpoint = cfg.distill.checkpoint
+    frozen = load_model(Path(checkpoint), tokenizer.table.fingerprint)[0] if checkpoint else None
+    teacher = make_teacher(cfg.distill.teacher, model.exits, frozen)
     data = CorpusDataModule(cfg, data_dir, tokenizer, objective.needs_labels)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    module = CtcModule(cfg, model, tokenizer.table, objective, teacher)
+    module.total_steps = math.ceil(data.batches_per_epoch() / cfg.train.devices) * cfg.train.epochs
+    return module, data
+
+
+def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, Any]:
+    """Train, or go on with an interrupted training, and leave the best average of checkpoints in run_dir.
+
+    Writes `config.yaml` (resolved), `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt` and, last,
+    `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
+    """
+    cfg, model, table = module.cfg, module.model, module.table
     save_config(cfg, run_dir / CONFIG_FILE)
     (run_dir / "tokens.txt").write_text(table.text, encoding="utf-8")
-
-    module = CtcModule(cfg, model, table, objective, teacher)
-    module.total_steps = data.batches_per_epoch() * cfg.train.epochs
+    folder = run_dir / "checkpoints"
     best = ModelCheckpoint(
-        run_dir / "checkpoints",
+        folder,
         filename="epoch{epoch:03d}-cer{dev_cer:.2f}",
         auto_insert_metric_name=False,
         monitor="dev_cer",
         save_top_k=cfg.train.average,
-        save_last=True,
+        every_n_epochs=cfg.train.evaluate_every,
         save_on_train_epoch_end=True,
+    )
+    newest = ModelCheckpoint(
+        folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
     line = EpochLine()
     trainer = L.Trainer(
@@ -112,19 +133,17 @@ def fit(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> dict[str,
         check_val_every_n_epoch=cfg.train.evaluate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        callbacks=[line, best, *bars()],
+        callbacks=[line, best, newest, LearningRateMonitor("step"), *bars()],
         enable_progress_bar=bool(bars()),
         enable_model_summary=False,
         logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
         plugins=[AtomicCheckpointIO()],
     )
     _announce(cfg, model, data)
-    last = run_dir / "checkpoints" / "last.ckpt"
+    last = folder / "last.ckpt"
     if last.is_file():
         print(f"going on from {last}")
     trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if trainer.interrupted or trainer.current_epoch < cfg.train.epochs:
-        raise UserError("the training was interrupted; start it again to go on from the last epoch")
 
     dev = _keep_best(module, data, trainer, best)
     save_model(model, run_dir, table.fingerprint)
@@ -151,12 +170,13 @@ def _keep_best(
     module: CtcModule, data: CorpusDataModule, trainer: L.Trainer, best: ModelCheckpoint
 ) -> dict[str, float]:
     """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error."""
-    ranked = sorted(best.best_k_models, key=lambda path: float(best.best_k_models[path]))
+    # By the files themselves: Lightning forgets its list where the run's folder was moved between two starts.
+    ranked = sorted(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"), key=lambda p: float(p.stem.split("-cer")[1]))
     tried: list[tuple[float, str, dict[str, torch.Tensor], dict[str, float]]] = []
     for name, paths in (("average", ranked), ("best", ranked[:1])):
         if name == "average" and len(ranked) < 2:
             continue
-        state = average_checkpoints([Path(path) for path in paths])
+        state = average_checkpoints(paths)
         module.model.load_state_dict(state)
         metrics = {k: round(float(v), 3) for k, v in trainer.validate(module, data, verbose=False)[0].items()}
         tried.append((metrics["dev_cer"], f"{name} of {len(paths)}", state, metrics))
@@ -171,10 +191,7 @@ def _precision(wanted: str) -> str:
     if wanted == "auto":
         fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
         wanted = "bf16" if fast else "32"
-    names = {"32": "32-true", "bf16": "bf16-mixed"}
-    if wanted not in names:
-        raise UserError(f"no precision '{wanted}'; known: auto, {', '.join(names)}")
-    return names[wanted]
+    return {"32": "32-true", "bf16": "bf16-mixed"}[wanted]
 
 
 def _announce(cfg: Config, model: SharedEncoderCtc, data: CorpusDataModule) -> None:

@@ -11,8 +11,8 @@ from lhotse import CutSet
 from tqdm import tqdm
 
 from ctcsd.config import Config
-from ctcsd.data.batches import CtcDataset, in_order, split_cuts
-from ctcsd.data.features import cuts_file
+from ctcsd.data.batches import CtcDataset, in_order
+from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.model import SharedEncoderCtc
 from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
@@ -31,14 +31,18 @@ def posteriors_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits
     model, _ = load_model(run, table.fingerprint)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     for split in (cfg.data.dev, cfg.data.test):
-        cuts_path = cuts_file(data_dir, cfg.features.num_mel_bins, split)
-        needs = depends({"speaker": cfg.data.speaker}, [cuts_path, run / MODEL_FILE, run / CONFIG_FILE])
+        source = cuts_file(data_dir, cfg, split)
+        needs = depends({}, [source, run / MODEL_FILE, run / CONFIG_FILE])
+        archives = {name: RunDir(run).archive(split, name) for name in exits}
         markers = {name: RunDir(run).archive_marker(split, name) for name in exits}
-        missing = [name for name in exits if not up_to_date(f"posteriors of {split} {name}", markers[name], needs)]
+        missing = {
+            name: path
+            for name, path in archives.items()
+            if not up_to_date(f"posteriors of {split} {name}", markers[name], needs, [path])
+        }
         if not missing:
             continue
-        cuts = split_cuts(cfg, data_dir, split)
-        count = write_posteriors(model, cuts, {name: RunDir(run).archive(split, name) for name in missing}, table)
+        count = write_posteriors(model, load_cuts(source, stage=1), missing, table)
         for name in missing:
             mark(markers[name], needs)
         print(f"posteriors of {split}: {count} utterances, exits {', '.join(missing)}", flush=True)

@@ -16,7 +16,7 @@ from ctcsd.data.batches import Batch
 from ctcsd.decode.greedy import collapse
 from ctcsd.distill import Objective
 from ctcsd.distill.objective import Labels
-from ctcsd.distill.teacher import Teacher
+from ctcsd.distill.teacher import CheckpointTeacher, Teacher
 from ctcsd.errors import UserError
 from ctcsd.model import SharedEncoderCtc
 from ctcsd.score.wer import WerStats, characters, utterance_errors
@@ -48,6 +48,10 @@ class CtcModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = make_optimizer(self.model, self.cfg.train, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        if isinstance(self._teacher, CheckpointTeacher):
+            self._teacher.model.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         # Every epoch draws from its own seed, so that a run resumed at an epoch goes on as if never stopped.

@@ -19,7 +19,6 @@ class EpochLine(Callback):
         self._audio = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        # The checkpoint is written before the epoch's line: count the running epoch up to now.
         return {"seconds": self.seconds + time.monotonic() - self._start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

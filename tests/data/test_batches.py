@@ -126,8 +126,8 @@ def test_spec_augment_masks_valid_frames_within_bounds() -> None:
             assert int(times[n].sum()) <= 0.15 * length + 2
             assert int(bins[n].sum()) <= 30
             if changed[n].any():
-                mean = features[n, :length].mean() if length else torch.zeros(())
-                torch.testing.assert_close(masked[n][changed[n]], mean.expand(int(changed[n].sum())))
+                mean = features[n, :length].mean(0) if length else torch.zeros(80)
+                torch.testing.assert_close(masked[n][changed[n]], mean.expand(120, 80)[changed[n]])
         seen += float(times[0].sum()) / 100
     assert 0.05 < seen / 50 < 0.15, "masks are drawn"
     off = AugmentConfig(time_masks=0, freq_masks=0)
