@@ -184,7 +184,7 @@ def once(
     output: Optional[List[Path]] = typer.Option(None, help="What the command makes: where it is gone, it is made."),
     jobs: int = JOBS,
 ) -> None:
-    """Run SCRIPT ARGUMENTS... --jobs N (a Python script, after --) unless its marker holds the same words and inputs."""
+    """Run SCRIPT ARGUMENTS... --jobs N (a Python script, after --) unless the marker holds the same words, inputs."""
     from ctcsd.stamp import run_once
 
     neutral = ["--jobs", str(jobs)]

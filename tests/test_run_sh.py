@@ -34,6 +34,7 @@ def test_help_teaches() -> None:
         (["--stage", "4", "--stop_stage", "2"], "comes after"),
         (["--recipe", "egs/nowhere"], "no recipe at 'egs/nowhere'"),
         (["fast"], "neither an option nor KEY=VALUE"),
+        (["--methods", "skd mine/skd.yaml"], "two methods are called 'skd'"),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
@@ -48,6 +49,14 @@ def test_wrong_configuration_is_found_before_anything_starts() -> None:
     assert done.returncode == 1
     assert "no method 'skdd'; did you mean 'skd'" in done.stderr
     assert "stage" not in done.stdout
+    for wrong, message in (
+        ("distill.frames=symetric:2", "did you mean 'symmetric'"),
+        ("student_layers=9", "layers 1 to"),
+    ):
+        done = run_sh("--quick", wrong)
+        assert done.returncode == 1 and message in done.stderr and "stage" not in done.stdout
+    done = run_sh("--quick", "--exit", "studnet")
+    assert done.returncode == 1 and "none of these methods has an exit 'studnet'" in done.stderr
 
 
 @pytest.mark.slow
@@ -62,6 +71,7 @@ def test_quick_does_all_six_stages(tmp_path: Path) -> None:
         assert word in table
     rows = [json.loads(x) for p in exp.rglob("results.jsonl") for x in p.read_text().splitlines()]
     assert len(rows) == 2 * (1 + 2) * 2, "splits x exits of ctc and skd x decoders"
+    assert {row["decoder"]: row["options"] for row in rows}["k2-1best"]["search_beam"] == 20.0
     for row in rows:
         assert 0 <= row["wer_low"] <= row["wer"] <= row["wer_high"]
         assert row["revision"] and row["parameters"] > 0 and row["words"] > 0
@@ -77,7 +87,6 @@ def test_quick_does_all_six_stages(tmp_path: Path) -> None:
     shutil.rmtree(exp / "ctc")
     third = run_sh("--quick", "--exp", str(exp), "--methods", "skd", "--stage", "4", "decode.search_beam=15")
     assert third.returncode == 0, third.stderr
-    assert "decode.search_beam" not in third.stderr
     assert "search_beam was 20.0, is 15.0" in third.stdout
     assert "greedy on mini_dev student: up to date" in third.stdout
 

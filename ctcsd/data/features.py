@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 
 from ctcsd.config import Config, LangConfig
@@ -63,6 +64,7 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     target.unlink(missing_ok=True)
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
+    torch.set_num_threads(1)  # the jobs are processes; lhotse warns that threads beside them may hang
     done = copies.to_eager().compute_and_store_features(
         extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=cfg.features.num_mel_bins)),
         storage_path=storage / "feats",

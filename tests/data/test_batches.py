@@ -10,10 +10,10 @@ import torch
 from lhotse import CutSet, Fbank, FbankConfig, MonoCut, Recording, SupervisionSegment
 from lhotse.features.io import NumpyFilesWriter
 
-from ctcsd.config import AugmentConfig
+from ctcsd.config import AugmentConfig, Config, FeaturesConfig
 from ctcsd.data.augment import spec_augment
-from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, select_speaker, trainable
-from ctcsd.data.features import compute_features, cuts_file, load_cuts, perturbed
+from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, trainable
+from ctcsd.data.features import compute_features, cuts_file, load_cuts, select_speaker
 from ctcsd.errors import UserError
 
 
@@ -145,8 +145,9 @@ def test_features_are_lhotses_and_skipped_when_up_to_date(tmp_path: Path, capsys
         soundfile.write(path, rng.normal(size=16000 + 1600 * i) * 0.1, 16000)
         made.append(Recording.from_file(path).to_cut())
     CutSet.from_cuts(made).to_file(tmp_path / "manifests" / "cuts_train.jsonl.gz")
-    target = compute_features(tmp_path, "train", speeds=[0.9], jobs=2)
-    assert target == cuts_file(tmp_path, 80, perturbed("train", [0.9]))
+    cfg = Config(features=FeaturesConfig(speeds=[0.9]))
+    target = compute_features(tmp_path, cfg, "train", jobs=2)
+    assert target == cuts_file(tmp_path, cfg, "train") == tmp_path / "fbank80" / "cuts_train_sp0.9.jsonl.gz"
     stored = load_cuts(target, stage=1)
     assert len(stored) == 8
     extractor = Fbank(FbankConfig(sampling_rate=16000, num_mel_bins=80))
@@ -155,8 +156,11 @@ def test_features_are_lhotses_and_skipped_when_up_to_date(tmp_path: Path, capsys
         assert cut.load_features().shape == (cut.num_frames, 80)
         np.testing.assert_allclose(cut.load_features(), wanted, atol=0.1)  # lilcom is lossy
     capsys.readouterr()
-    compute_features(tmp_path, "train", speeds=[0.9], jobs=1)
+    compute_features(tmp_path, cfg, "train", jobs=1)
     assert "up to date" in capsys.readouterr().out
+    target.unlink()
+    compute_features(tmp_path, cfg, "train", jobs=1)
+    assert "is gone" in capsys.readouterr().out and target.is_file()
 
 
 def test_features_refuse_the_wrong_rate_and_what_is_not_there(tmp_path: Path) -> None:
@@ -167,10 +171,10 @@ def test_features_refuse_the_wrong_rate_and_what_is_not_there(tmp_path: Path) ->
     cuts = CutSet.from_cuts([Recording.from_file(tmp_path / "a.wav").to_cut()])
     cuts.to_file(tmp_path / "manifests" / "cuts_train.jsonl.gz")
     with pytest.raises(UserError, match="at 8000 Hz, not 16000"):
-        compute_features(tmp_path, "train")
+        compute_features(tmp_path, Config(), "train")
     with pytest.raises(UserError, match="cuts_dev.jsonl.gz: run stage 0"):
-        compute_features(tmp_path, "dev")
+        compute_features(tmp_path, Config(), "dev")
     damaged = tmp_path / "manifests" / "cuts_test.jsonl.gz"
     damaged.write_bytes((tmp_path / "manifests" / "cuts_train.jsonl.gz").read_bytes()[:-20])
     with pytest.raises(UserError, match="damaged"):
-        compute_features(tmp_path, "test")
+        compute_features(tmp_path, Config(), "test")

@@ -16,6 +16,7 @@ from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import CheckpointTeacher, SelfTeacher, make_teacher
 from ctcsd.errors import UserError
 from ctcsd.model import ExitOutput, SharedEncoderCtc
+from ctcsd.train.method import make_objective
 
 EXITS = {"student": 1, "teacher": 2}
 
@@ -137,8 +138,7 @@ def test_bad_weights(weights: dict, message: str) -> None:
 
 def objective_of(method: str) -> tuple[Objective, Config]:
     cfg = load_config([method_file(method)], ["student_layers=1", "model.layers=2"])
-    d = cfg.distill
-    return Objective(cfg.weights, cfg.model.exits, d.frames, d.match, d.temperature, d.reduction), cfg
+    return make_objective(cfg), cfg
 
 
 def test_skd_is_the_papers_formula() -> None:
@@ -147,6 +147,7 @@ def test_skd_is_the_papers_formula() -> None:
     outputs = tiny_model()(*features())
     weights = objective.schedule.at(3, 5, 0.5)
     alpha = weights["kd"]
+    assert alpha == skd_alpha(3, 5, 0.3) == weights["ctc_student"] == 1 - weights["ctc_teacher"]
     loss, parts = objective(outputs, LABELS, SelfTeacher()(*features(), outputs), weights)
     kd = torch.zeros(())
     p, q = (outputs[name].logits.log_softmax(-1) for name in ("teacher", "student"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from ctcsd.config import LangConfig
+from ctcsd.config import Config, LangConfig
 from ctcsd.data.features import compute_features, lang_of_corpus, load_cuts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def small_corpus(fotaq: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(chosen) == 60
     for split, part in (("train", chosen), ("dev", chosen), ("test", chosen[:20])):
         CutSet.from_cuts(part).to_file(data / "manifests" / f"cuts_{split}.jsonl.gz")
-        compute_features(data, split, jobs=1)
+        compute_features(data, Config(), split, jobs=1)
     lang_of_corpus(data, data / "lang_char", LangConfig())
     return data
 

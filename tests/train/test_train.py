@@ -73,7 +73,16 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
     done = train(small_corpus, run, "ctc", *TINY, "train.epochs=1", "train.lr=0.002")
     assert done.returncode == 0, done.stderr
     assert "train.lr was 0.001, is 0.002" in done.stdout
-    assert (tmp_path / "seed1.old" / "model.safetensors").is_file()
+    assert (tmp_path / ".old" / "seed1-1" / "model.safetensors").is_file()
+    refused = train(small_corpus, run, "ctc", *TINY, "model.conv_kernel=16")
+    assert refused.returncode == 1 and "model.conv_kernel must be odd" in refused.stderr
+    assert (run / "model.safetensors").is_file(), "what does not fit together moves nothing"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("precious")
+    other = train(small_corpus, mine, "ctc", *TINY)
+    assert other.returncode == 1 and "holds no run" in other.stderr
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,14 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
         (["train.lrr=1"], "unknown key 'train.lrr'; did you mean 'train.lr'?"),
         (["data.train=nowhere"], "cuts_nowhere.jsonl.gz: run stage 1"),
         (["data.max_duration=1"], "shorter than the longest cut"),
-        (["data.speaker=nobody"], "no cut of speaker 'nobody'"),
+        (["data.speaker=nobody"], "cuts_train_nobody.jsonl.gz: run stage 1"),
+        (["distill.teacher=null"], "weights.kd is above 0, but distill.teacher names nobody"),
+        (["model.heads=5"], "must be an even multiple of model.heads=5"),
+        (["weights.ramp=abc"], "weights.ramp must be a number"),
+        (["train.epochs=0"], "train.epochs=0: at least 1"),
+        (["train.precision=fp16"], "no precision 'fp16'"),
+        (["decode.methods=[gredy]"], "no search method 'gredy'"),
+        (["decode.methods=[greedy"], "'decode.methods=[greedy'"),
         (["student_layers=9"], "exit 'student' at layer 9"),
         (["distill.frames=symetric:2"], "did you mean 'symmetric'"),
         (["distill.teacher=checkpoint", "distill.checkpoint=/nowhere"], "no trained model at /nowhere"),
