@@ -21,8 +21,8 @@ def test_every_folder_with_code_is_a_package() -> None:
 def test_the_lower_rooms_need_no_lightning() -> None:
     code = (
         "import sys\n"
-        "import ctcsd.cli, ctcsd.decode, ctcsd.score, ctcsd.score.run, ctcsd.text.lang, ctcsd.posteriors, ctcsd.distill\n"
-        "import ctcsd.decode.run, ctcsd.data, ctcsd.data.batches, ctcsd.data.features\n"
+        "import ctcsd.cli, ctcsd.decode.run, ctcsd.score.run, ctcsd.text.lang, ctcsd.posteriors, ctcsd.distill\n"
+        "import ctcsd.data.batches, ctcsd.data.features\n"
         "print([name for name in ('lightning', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, ctcsd
 from safetensors.torch import load_file
+
+from ctcsd.posteriors import PosteriorReader
 
 TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
 TINY += ["data.max_duration=30", "train.epochs=3"]
@@ -32,6 +35,29 @@ def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> No
     dev = json.loads((run / "train.json").read_text())["dev"]
     assert dev["dev_wer/student"] < 10.0, done.stdout
     assert dev["dev_wer/teacher"] < 10.0, done.stdout
+    for command in (
+        ["posteriors", "--run", run, "--data", small_corpus, "--lang", small_corpus / "lang_char"],
+        ["search", "--run", run, "--lang", small_corpus / "lang_char", "--method", "greedy"],
+        ["score", "--run", run, "--data", small_corpus, "--method", "greedy"],
+    ):
+        done = ctcsd(*command)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    assert {(row["split"], row["exit"]) for row in rows} == {
+        (split, exit) for split in ("dev", "test") for exit in ("student", "teacher")
+    }
+    for row in rows:
+        assert row["wer"] < 10.0, row
+        if row["split"] == "dev":
+            assert row["wer"] == pytest.approx(dev[f"dev_wer/{row['exit']}"], abs=0.01), "training and stage 5 agree"
+    student = PosteriorReader(run / "posteriors" / "test-student")
+    both = {cut_id: log_probs for cut_id, log_probs in student}
+    shutil.rmtree(run / "posteriors")
+    command = ["posteriors", "--run", run, "--data", small_corpus, "--lang", small_corpus / "lang_char"]
+    assert ctcsd(*command, "--exit", "student").returncode == 0
+    assert not (run / "posteriors" / "test-teacher").exists()
+    for cut_id, log_probs in student:
+        assert (both[cut_id] == log_probs).all(), "the student alone is the full model's student exit, bit for bit"
 
 
 def test_the_same_seed_gives_the_same_model(small_corpus: Path, tmp_path: Path) -> None:
