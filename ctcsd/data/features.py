@@ -51,7 +51,7 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     storage = target.with_name(target.name[len("cuts_") : -len(".jsonl.gz")])
     marker = target.with_name(f".{target.name}.done")
     speeds = cfg.features.speeds if split == cfg.data.train else []
-    needs = depends({"features": vars(cfg.features), "speeds": speeds, "speaker": cfg.data.speaker}, [source])
+    needs = depends({"bins": cfg.features.num_mel_bins, "speeds": speeds, "speaker": cfg.data.speaker}, [source])
     if up_to_date(f"features of {storage.name}", marker, needs, [target, storage]):
         return target
     cuts = select_speaker(load_cuts(source, stage=0), cfg.data.speaker, split)

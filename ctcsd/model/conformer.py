@@ -93,6 +93,11 @@ class ConformerLayer(nn.Module):
         self.conv = ConvModule(dim, kernel, dropout)
         self.ff2 = FeedForward(dim, ff_mult, dropout)
         self.norm = nn.LayerNorm(dim)
+        # Each branch starts as zero, so that a deep encoder starts out as a shallow one and leaves the all-blank
+        # plateau as fast (the idea of Fixup, 1901.09321, and ReZero, 2003.04887).
+        for branch in (self.ff1.down, self.attention.out, self.conv.down, self.ff2.down):
+            nn.init.zeros_(branch.weight)
+            nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, mask: Tensor, keep: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         x = x + 0.5 * self.ff1(x)

@@ -24,7 +24,11 @@ EXITS = {"student": 1, "teacher": 2}
 def tiny_model(seed: int = 0, **changes) -> SharedEncoderCtc:
     torch.manual_seed(seed)
     cfg = ModelConfig(layers=2, dim=16, heads=2, conv_kernel=3, subsampling_channels=2, vocab_size=5, exits=EXITS)
-    return SharedEncoderCtc(cfg.replace(**changes))
+    made = SharedEncoderCtc(cfg.replace(**changes))
+    with torch.no_grad():  # as if trained: a fresh encoder's branches are all zero
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
 
 
 def features(seed: int = 0, frames=(40, 25, 33)) -> tuple[torch.Tensor, torch.Tensor]:

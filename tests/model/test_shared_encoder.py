@@ -18,7 +18,19 @@ CFG = ModelConfig(
 
 def model(seed: int = 0, **changes) -> SharedEncoderCtc:
     torch.manual_seed(seed)
-    return SharedEncoderCtc(CFG.replace(**changes)).eval()
+    made = SharedEncoderCtc(CFG.replace(**changes)).eval()
+    with torch.no_grad():  # as if trained: a fresh encoder's branches are all zero, and would hide what they do
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+def test_a_fresh_encoder_starts_as_a_shallow_one() -> None:
+    fresh = SharedEncoderCtc(CFG).eval()
+    x = torch.randn(2, 9, 32)
+    mask, keep = torch.ones(2, 1, 1, 9, dtype=torch.bool), torch.ones(2, 9, 1)
+    out = fresh.layers[0](x, mask, keep, rotary_tables(9, 8, x))
+    torch.testing.assert_close(out, torch.nn.functional.layer_norm(x, (32,)))
 
 
 def test_shapes_and_lengths() -> None:
