@@ -95,7 +95,6 @@ fi
 configs=("${corpus_config[@]}" "${configs[@]}")
 data=${data:-$recipe/data}
 exp=${exp:-$recipe/exp/$preset}
-mkdir -p "$exp/log"
 
 if [ $setup = yes ]; then
   tools/setup.sh
@@ -134,6 +133,7 @@ for method in $methods; do
 done
 # Every method's configuration is checked before anything long starts.
 lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
+mkdir -p "$exp/log"
 
 if wanted 0 "data"; then
   read -ra extra <<< "$prepare_args"

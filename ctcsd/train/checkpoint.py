@@ -31,6 +31,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, out)
                 out.flush()
                 os.fsync(out.fileno())
+        except RuntimeError as error:  # torch's own word for a full disk
+            partial.unlink(missing_ok=True)
+            raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; the one before is intact") from None
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
