@@ -18,11 +18,10 @@ def make_objective(cfg: Config) -> Objective:
             the encoder, or a misspelt choice.
     """
     distill = cfg.distill
+    layers = cfg.model.layers
     for name, layer in cfg.model.exits.items():
-        if not 1 <= layer <= cfg.model.layers:
-            raise UserError(
-                f"{cfg.method}: exit '{name}' at layer {layer}, but the encoder has {cfg.model.layers} layers"
-            )
+        if not 1 <= layer <= layers:
+            raise UserError(f"{cfg.method}: exit '{name}' at layer {layer}, but the encoder has layers 1 to {layers}")
     objective = Objective(
         cfg.weights, cfg.model.exits, distill.frames, distill.match, distill.temperature, distill.reduction
     )
