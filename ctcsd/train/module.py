@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,12 +51,9 @@ class CtcModule(L.LightningModule):
         if isinstance(self._teacher, CheckpointTeacher):
             self._teacher.model.to(self.device)
 
-    def on_train_epoch_start(self) -> None:
-        # Every epoch draws from its own seed, so that a run resumed at an epoch goes on as if never stopped.
-        seed = self.cfg.seed * 10007 + self.current_epoch * 101 + self.global_rank
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Every step draws from its own seed: a resumed run goes on as if never stopped, whatever drew before it.
+        torch.manual_seed((self.cfg.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         self.audio_seconds += float(batch.lengths.sum()) / 100.0
