@@ -88,7 +88,8 @@ def run_once(
     inside = [f for path in paths if path.is_dir() for f in sorted(path.rglob("*")) if f.is_file()]
     inside = [f for f in inside if "__pycache__" not in f.parts]
     scripts = [f for f in inside if f.suffix in (".py", ".sh")]
-    listing = "".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}\n" for f in inside if f not in set(scripts))
+    others = [(f, f.stat()) for f in inside if f.suffix not in (".py", ".sh")]
+    listing = "".join(f"{f} {stat.st_size} {stat.st_mtime_ns}\n" for f, stat in others)
     digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
     needs = depends({"command": list(command), "folders": digest}, [p for p in paths if not p.is_dir()] + scripts)
     if up_to_date(marker.name.lstrip("."), marker, needs, outputs):

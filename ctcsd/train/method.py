@@ -40,17 +40,17 @@ def check(cfg: Config) -> None:
         UserError: as `make_objective`, or a value out of its range.
     """
     make_objective(cfg)
-    train, model = cfg.train, cfg.model
-    ranges = {
-        "train.epochs": (train.epochs, 1),
-        "train.average": (train.average, 1),
-        "train.evaluate_every": (train.evaluate_every, 1),
-        "model.dim": (model.dim, 1),
-        "data.num_buckets": (cfg.data.num_buckets, 1),
+    train = cfg.train
+    positive = {
+        "train.epochs": train.epochs,
+        "train.average": train.average,
+        "train.evaluate_every": train.evaluate_every,
+        "model.dim": cfg.model.dim,
+        "data.num_buckets": cfg.data.num_buckets,
     }
-    for key, (value, least) in ranges.items():
-        if value < least:
-            raise UserError(f"{key}={value}: at least {least} is needed")
+    for key, value in positive.items():
+        if value < 1:
+            raise UserError(f"{key}={value}: at least 1 is needed")
     if train.evaluate_every > train.epochs:
         raise UserError(f"train.evaluate_every={train.evaluate_every} is more than train.epochs={train.epochs}")
     if train.precision not in PRECISIONS:
