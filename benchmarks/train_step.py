@@ -84,7 +84,7 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
 
         def loss(model=model, objective=objective, teacher=teacher) -> Tensor:
             outputs = model(features, lengths)
-            posteriors = teacher(features, lengths, outputs) if teacher else None
+            posteriors = teacher(features, lengths, [], outputs) if teacher else None
             return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.0))[0]
 
         found[name] = (model, loss)

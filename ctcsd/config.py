@@ -31,6 +31,7 @@ class ModelConfig:
     conv_kernel: int = 15
     subsampling_channels: int = 32
     dropout: float = 0.0
+    self_conditioned: bool = False  # exits below the highest one feed their posteriors back (2104.02724)
     num_mel_bins: int = 80
     vocab_size: int = 0  # set from the lang dir
     exits: dict[str, int] = field(default_factory=dict)
@@ -44,8 +45,10 @@ class ModelConfig:
 class DistillConfig:
     """Three of the four choices of a method: who teaches, which frames count, how they are matched."""
 
-    teacher: Optional[str] = None  # self | checkpoint
-    checkpoint: Optional[str] = None  # run folder of the frozen teacher
+    teacher: Optional[str] = None  # self | view | self_view | checkpoint | archive
+    checkpoint: Optional[str] = None  # run folder of the frozen teacher; default: the run of `depends`
+    archive: Optional[str] = None  # its posteriors of the training cuts; default: made from the checkpoint
+    top_k: int = 0  # tokens of a frame that such a default archive keeps; 0: all
     frames: str = "all"
     match: str = "kl"  # kl | l2 | guide
     temperature: float = 1.0
@@ -90,8 +93,13 @@ class DataConfig:
 
 @dataclass
 class AugmentConfig:
-    """SpecAugment (1904.08779): widths in frames and mel bins; 0 masks switch it off."""
+    """SpecAugment (1904.08779): widths in frames and mel bins; 0 masks switch it off.
 
+    With two views, a batch holds each utterance twice, under different masks; it then counts as two epochs, so that
+    train.epochs means the same amount of work for every method.
+    """
+
+    views: int = 1
     time_masks: int = 2
     time_width: int = 25
     time_fraction: float = 0.15  # no more than this share of an utterance is masked in time
@@ -133,6 +141,8 @@ class Config:
     method: str = ""
     seed: int = 1
     student_layers: int = 4
+    depends: Optional[str] = None  # a method that is trained first: the separate teacher, or else the encoder's start
+    init_from: Optional[str] = None  # run folder whose encoder this one starts from; its heads are new
     lang: LangConfig = field(default_factory=LangConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -142,6 +152,11 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training data: train.epochs, where each view of an utterance counts."""
+        return max(1, round(self.train.epochs / self.augment.views))
 
 
 def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
@@ -172,6 +187,26 @@ def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Co
 def save_config(cfg: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
+
+
+def method_name(method: str) -> str:
+    """What a method and the folder of its runs are called: the file's stem, then its changes."""
+    file, plus, changes = method.partition("+")
+    return Path(file).stem + plus + changes
+
+
+def method_config(method: str, files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
+    """The configuration of a method on top of the corpus's files; the overrides come last.
+
+    Args:
+        method: a name from conf/methods, or a path to one's own YAML file; then, for a variant of it with a name and
+            a folder of its own, changes: `kd_symmetric+distill.frames=symmetric:4`.
+
+    Raises:
+        UserError: as `load_config`, or there is no such method; the nearest name is given.
+    """
+    file, *changes = method.split("+")
+    return load_config([*files, method_file(file)], [f"method={method_name(method)}", *changes, *overrides])
 
 
 def method_file(name: str) -> Path:

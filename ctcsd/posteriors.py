@@ -2,6 +2,9 @@
 
 A folder with `arrays/` (lhotse's numpy_files storage, float32, exact), `manifest.jsonl.gz` (cut id and lhotse
 array manifest per line) and `tokens.txt`, the table that the posteriors were made for.
+
+A top-k archive keeps the k most probable tokens of a frame, as (T, 2k): their ids, then their log-probs; reading
+spreads the rest of the mass evenly over the other tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +28,7 @@ from ctcsd.errors import UserError
 from ctcsd.text.tokenizer import TokenTable
 
 MANIFEST = "manifest.jsonl.gz"
+FRAME_SHIFT = 0.04  # seconds, of an encoder with 4x subsampling over 10 ms features
 
 
 class PosteriorWriter:
@@ -33,10 +38,12 @@ class PosteriorWriter:
         path: folder of the archive; an older one there is replaced at the end.
         table: the token table that the last axis counts.
         frame_shift: seconds between frames.
+        top_k: keep only so many tokens of a frame; 0 keeps all.
     """
 
-    def __init__(self, path: Path, table: TokenTable, frame_shift: float = 0.04) -> None:
+    def __init__(self, path: Path, table: TokenTable, frame_shift: float = FRAME_SHIFT, top_k: int = 0) -> None:
         self.path, self.table, self.frame_shift = Path(path), table, frame_shift
+        self.top_k = top_k if top_k < len(table) else 0
         self._partial = self.path.with_name(self.path.name + ".partial")
 
     def __enter__(self) -> PosteriorWriter:
@@ -52,9 +59,10 @@ class PosteriorWriter:
         if log_probs.ndim != 2 or log_probs.shape[1] != len(self.table):
             raise ValueError(f"{cut_id}: expected (T, {len(self.table)}), got {log_probs.shape}")
         name = hashlib.sha1(cut_id.encode("utf-8")).hexdigest()  # an id may hold what a file name must not
-        key = self._arrays.write(name, np.ascontiguousarray(log_probs, dtype=np.float32))
-        array = Array(self._arrays.name, "arrays", key, list(log_probs.shape))
-        row = {"id": cut_id, "frame_shift": self.frame_shift, "array": array.to_dict()}
+        stored = _keep_top(log_probs, self.top_k) if self.top_k else log_probs
+        key = self._arrays.write(name, np.ascontiguousarray(stored, dtype=np.float32))
+        array = Array(self._arrays.name, "arrays", key, list(stored.shape))
+        row = {"id": cut_id, "frame_shift": self.frame_shift, "top_k": self.top_k, "array": array.to_dict()}
         self._manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def __exit__(
@@ -70,7 +78,7 @@ class PosteriorWriter:
 
 
 class PosteriorReader:
-    """Streams an archive, in the order in which it was written; holds one utterance at a time.
+    """Streams an archive in the order in which it was written, or reads one cut; holds one utterance at a time.
 
     Raises:
         UserError: no archive there, a damaged one, or one for another token table than the lang dir's.
@@ -83,9 +91,10 @@ class PosteriorReader:
         self.table = TokenTable.load(self.path)
         if lang_dir is not None and TokenTable.load(lang_dir).fingerprint != self.table.fingerprint:
             raise UserError(f"the archive {self.path} was made with another token table than {lang_dir}/tokens.txt")
+        self._arrays = NumpyFilesReader(self.path / "arrays")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The manifest's rows: id, frame_shift (seconds), array."""
+        """The manifest's rows: id, frame_shift (seconds), top_k, array."""
         try:
             with gzip.open(self.path / MANIFEST, "rt", encoding="utf-8") as lines:
                 for line in lines:
@@ -95,9 +104,48 @@ class PosteriorReader:
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(cut id, (T, V) float32 natural-log probabilities)."""
-        reader = NumpyFilesReader(self.path / "arrays")
         for row in self.rows():
-            try:
-                yield row["id"], reader.read(row["array"]["storage_key"])
-            except (OSError, EOFError, ValueError, KeyError) as error:
-                raise UserError(f"{self.path}: utterance {row.get('id')}: unreadable ({error})") from None
+            yield row["id"], self._load(row)
+
+    @cached_property
+    def index(self) -> dict[str, dict[str, Any]]:
+        """Manifest rows by cut id."""
+        return {row["id"]: row for row in self.rows()}
+
+    @property
+    def frame_shift(self) -> float:
+        """Seconds between frames."""
+        return float(next(self.rows(), {}).get("frame_shift", FRAME_SHIFT))
+
+    def read(self, cut_id: str) -> np.ndarray:
+        """(T, V) float32 natural-log probabilities of one cut.
+
+        Raises:
+            UserError: the archive lacks the cut, or its array is unreadable.
+        """
+        if cut_id not in self.index:
+            raise UserError(f"the archive {self.path} lacks the cut {cut_id}: it was made from another cut set")
+        return self._load(self.index[cut_id])
+
+    def _load(self, row: dict[str, Any]) -> np.ndarray:
+        try:
+            stored = self._arrays.read(row["array"]["storage_key"])
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            raise UserError(f"{self.path}: utterance {row.get('id')}: unreadable ({error})") from None
+        top_k = row.get("top_k", 0)
+        return _spread_rest(stored, top_k, len(self.table)) if top_k else stored
+
+
+def _keep_top(log_probs: np.ndarray, k: int) -> np.ndarray:
+    """(T, V) -> (T, 2k): ids of the k most probable tokens, then their log-probs."""
+    ids = np.argpartition(-log_probs, k - 1, axis=1)[:, :k]
+    return np.concatenate([ids, np.take_along_axis(log_probs, ids, axis=1)], axis=1)
+
+
+def _spread_rest(stored: np.ndarray, k: int, vocab_size: int) -> np.ndarray:
+    """(T, 2k) -> (T, V), the mass that was not kept spread evenly."""
+    ids, kept = stored[:, :k].astype(np.int64), stored[:, k:]
+    rest = np.maximum(1.0 - np.exp(kept).sum(1, keepdims=True), 1e-30) / (vocab_size - k)
+    log_probs = np.repeat(np.log(rest), vocab_size, axis=1).astype(np.float32)
+    np.put_along_axis(log_probs, ids, kept, axis=1)
+    return log_probs

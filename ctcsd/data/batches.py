@@ -27,6 +27,19 @@ class Batch(NamedTuple):
     texts: list[str]
     cut_ids: list[str]
 
+    def repeated(self, times: int) -> Batch:
+        """The batch, followed by itself, `times` in all."""
+        if times == 1:
+            return self
+        return Batch(
+            self.features.repeat(times, 1, 1),
+            self.lengths.repeat(times),
+            None if self.targets is None else self.targets.repeat(times, 1),
+            None if self.target_lengths is None else self.target_lengths.repeat(times),
+            self.texts * times,
+            self.cut_ids * times,
+        )
+
 
 class CtcDataset(torch.utils.data.Dataset):
     """A lhotse-style dataset: indexed by the cut set of a batch.

@@ -33,27 +33,30 @@ def skd_alpha(step: float, total: float, floor: float = 0.3, shape: str = "linea
 class WeightSchedule:
     """Weights of the terms `ctc_<exit>` and `kd` at a point of the training.
 
-    Constants: `{ctc_student: 0.75, kd: 0.25}`. The ramp of paper A, `{ramp: 0.3}`, multiplies ctc_teacher by 1 - a
-    and ctc_student and kd by a, where a = skd_alpha(floor = ramp), per epoch, or per step with `per: step`;
-    constants beside it multiply the ramp (`{ramp: 0.3, kd: 0}` is InterCTC on the ramp).
+    Constants: `{ctc_student: 0.75, kd: 0.25}`, or `{lambda: 0.25}` for the same. The ramp of paper A, `{ramp: 0.3}`,
+    multiplies ctc_teacher by 1 - a and ctc_student and kd by a, where a = skd_alpha(floor = ramp), per epoch, or per
+    step with `per: step`; constants beside it multiply the ramp (`{ramp: 0.3, kd: 0}` is InterCTC on the ramp).
     `kd_warmup: w` raises kd linearly from 0 over the first share w of the training.
 
     Raises:
-        UserError: an unknown key (the known ones are named), a negative weight, or a ramp without both exits.
+        UserError: an unknown key (the known ones are named), a negative weight, a lambda outside [0, 1] or beside what
+            it stands for, or a ramp without both exits.
     """
 
     def __init__(self, weights: Mapping[str, Any], exits: Iterable[str]) -> None:
         exits = list(exits)
         terms = [f"ctc_{name}" for name in exits] + ["kd"]
-        known = [*terms, "ramp", "per", "shape", "kd_warmup"]
+        known = [*terms, "lambda", "ramp", "per", "shape", "kd_warmup"]
         for key, value in weights.items():
             if key not in known:
                 raise UserError(f"weights: unknown key '{key}'; known: {', '.join(known)}")
             if key in terms and (not isinstance(value, (int, float)) or value < 0):
                 raise UserError(f"weights.{key} must be a number, 0 or more, not {value!r}")
-        for key in ("ramp", "kd_warmup"):
+        for key in ("lambda", "ramp", "kd_warmup"):
             if not isinstance(weights.get(key, 0.0), (int, float)):
                 raise UserError(f"weights.{key} must be a number, not {weights[key]!r}")
+        if "lambda" in weights:
+            weights = _spell_out(weights)
         self.floor = weights.get("ramp")
         self.per = weights.get("per", "epoch")
         self.shape = weights.get("shape", "linear")
@@ -82,3 +85,14 @@ class WeightSchedule:
         if self.kd_warmup > 0:
             weights["kd"] *= min(progress / self.kd_warmup, 1.0)
         return weights
+
+
+def _spell_out(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """lambda as the weights of paper B: lambda * L_KD + (1 - lambda) * L_CTC of the student."""
+    rest = {key: value for key, value in weights.items() if key != "lambda"}
+    share = float(weights["lambda"])
+    if not 0.0 <= share <= 1.0:
+        raise UserError(f"weights.lambda must lie between 0 and 1, not {share:g}")
+    if clash := sorted({"kd", "ctc_student", "ramp"} & set(rest)):
+        raise UserError(f"weights.lambda stands for kd and ctc_student: take it or {', '.join(clash)}, not both")
+    return {**rest, "kd": share, "ctc_student": 1.0 - share}

@@ -47,6 +47,11 @@ class SharedEncoderCtc(nn.Module):
             for _ in range(max(cfg.exits.values()))
         )
         self.heads = nn.ModuleDict({name: nn.Linear(cfg.dim, cfg.vocab_size) for name in self.exits})
+        # What an exit says, fed back to the layers above it (self-conditioned CTC, 2104.02724); as zero at first.
+        lower = list(self.exits)[:-1] if cfg.self_conditioned else []
+        self.conditions = nn.ModuleDict({name: nn.Linear(cfg.vocab_size, cfg.dim, bias=False) for name in lower})
+        for parameter in self.conditions.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, lengths: Tensor, exits: Collection[str] | None = None) -> dict[str, ExitOutput]:
         """Features to logits at every exit, or at the named ones; no layer above the highest of them is computed.
@@ -68,15 +73,24 @@ class SharedEncoderCtc(nn.Module):
         keep = valid[..., None].to(x.dtype)
         rotary = rotary_tables(x.size(1), self.cfg.dim // self.cfg.heads, x)
         outputs: dict[str, ExitOutput] = {}
-        for index, layer in enumerate(self.layers[: max(wanted.values())], start=1):
+        top = max(wanted.values())
+        for index, layer in enumerate(self.layers[:top], start=1):
             x = layer(x, mask, keep, rotary)
-            for name, at in wanted.items():
-                if at == index:
-                    outputs[name] = ExitOutput(self.heads[name](x), lengths)
+            for name, at in self.exits.items():
+                feeds_back = name in self.conditions and index < top
+                if at != index or not (name in wanted or feeds_back):
+                    continue
+                logits = self.heads[name](x)
+                if name in wanted:
+                    outputs[name] = ExitOutput(logits, lengths)
+                if feeds_back:
+                    x = x + self.conditions[name](logits.softmax(-1))
         return outputs
 
     def truncate(self, exit: str) -> SharedEncoderCtc:
         """The model that ends at `exit`: it shares no memory with this one and holds nothing above that exit.
+
+        A self-conditioned model keeps its lower exits, which feed the layers above them.
 
         Raises:
             UserError: there is no such exit.
@@ -84,7 +98,8 @@ class SharedEncoderCtc(nn.Module):
         if exit not in self.exits:
             raise UserError(f"no exit '{exit}' in this model, which has: {', '.join(self.exits)}")
         depth = self.exits[exit]
-        cut = SharedEncoderCtc(self.cfg.replace(layers=depth, exits={exit: depth}))
+        lower = {name: at for name, at in self.exits.items() if self.cfg.self_conditioned and at < depth}
+        cut = SharedEncoderCtc(self.cfg.replace(layers=depth, exits={**lower, exit: depth}))
         wanted = cut.state_dict()
         cut.load_state_dict({key: value for key, value in self.state_dict().items() if key in wanted})
         return cut.to(next(self.parameters()).device).train(self.training)

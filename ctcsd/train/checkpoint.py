@@ -76,6 +76,24 @@ def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[SharedEnc
     return model.eval(), cfg
 
 
+def start_from(model: SharedEncoderCtc, run_dir: Path) -> int:
+    """Copy the subsampling and the layers that both have from a finished run; heads stay new. Returns the layers.
+
+    Raises:
+        UserError: no finished run there, or an encoder of other sizes.
+    """
+    source = load_model(run_dir)[0]
+    for key in ("num_mel_bins", "subsampling_channels", "dim", "heads", "ff_mult", "conv_kernel"):
+        theirs, ours = getattr(source.cfg, key), getattr(model.cfg, key)
+        if theirs != ours:
+            raise UserError(f"the encoder of {run_dir} has model.{key}={theirs}, this one {ours}: no start from it")
+    shared = min(len(model.layers), len(source.layers))
+    model.subsampling.load_state_dict(source.subsampling.state_dict())
+    for mine, other in zip(model.layers, source.layers):
+        mine.load_state_dict(other.state_dict())
+    return shared
+
+
 def average_checkpoints(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:
     """The mean of the parameters under `prefix` of several training checkpoints."""
     total: dict[str, torch.Tensor] = {}

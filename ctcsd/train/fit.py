@@ -19,12 +19,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from ctcsd.config import Config, save_config
 from ctcsd.data.datamodule import CorpusDataModule
 from ctcsd.data.features import cuts_file
-from ctcsd.distill.teacher import make_teacher
+from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.errors import UserError
 from ctcsd.model import SharedEncoderCtc
+from ctcsd.posteriors import MANIFEST, PosteriorReader
 from ctcsd.revision import revision
+from ctcsd.run_dir import RunDir
 from ctcsd.stamp import changed, depends, mark, up_to_date
-from ctcsd.text.tokenizer import Tokenizer
+from ctcsd.text.tokenizer import Tokenizer, TokenTable
 from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.checkpoint import (
     CONFIG_FILE,
@@ -33,8 +35,10 @@ from ctcsd.train.checkpoint import (
     average_checkpoints,
     load_model,
     save_model,
+    start_from,
 )
-from ctcsd.train.method import check, make_objective
+from ctcsd.train.infer import posteriors_run
+from ctcsd.train.method import check, make_objective, resolve_depends
 from ctcsd.train.module import CtcModule
 from ctcsd.train.progress import EpochLine, bars
 
@@ -46,13 +50,16 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     new one is known to fit together.
 
     Raises:
-        UserError: as `fit`; or the folder holds something else than a run.
+        UserError: as `fit`; or the folder holds something else than a run, or what it depends on is not trained.
     """
+    resolve_depends(cfg, run_dir)
     options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "decode"}
     options["data"] = {key: value for key, value in options["data"].items() if key not in ("test", "workers")}
     inputs = [cuts_file(data_dir, cfg, split) for split in (cfg.data.train, cfg.data.dev)] + [lang_dir / "tokens.txt"]
-    if cfg.distill.checkpoint:
-        inputs += [Path(cfg.distill.checkpoint) / name for name in (MODEL_FILE, CONFIG_FILE)]
+    for other in (cfg.distill.checkpoint, cfg.init_from):
+        inputs += [Path(other) / name for name in (MODEL_FILE, CONFIG_FILE)] if other else []
+    if cfg.distill.archive:
+        inputs.append(Path(cfg.distill.archive) / MANIFEST)
     needs = depends(options, inputs)
     begun, done = run_dir / ".begun", run_dir / ".done"
     if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
@@ -88,14 +95,33 @@ def _build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, Corp
     cfg.model.vocab_size = len(tokenizer.table)
     cfg.model.num_mel_bins = cfg.features.num_mel_bins
     model = SharedEncoderCtc(cfg.model)
+    if cfg.init_from:
+        layers = start_from(model, Path(cfg.init_from))
+        print(f"the encoder starts from {cfg.init_from} ({layers} layers)", flush=True)
     objective = make_objective(cfg)
-    checkpoint = cfg.distill.checkpoint
-    frozen = load_model(Path(checkpoint), tokenizer.table.fingerprint)[0] if checkpoint else None
-    teacher = make_teacher(cfg.distill.teacher, model.exits, frozen)
+    teacher = _teacher(cfg, model, data_dir, lang_dir)
     data = CorpusDataModule(cfg, data_dir, tokenizer, objective.needs_labels)
     module = CtcModule(cfg, model, tokenizer.table, objective, teacher)
-    module.total_steps = math.ceil(data.batches_per_epoch() / cfg.train.devices) * cfg.train.epochs
+    module.total_steps = math.ceil(data.batches_per_epoch() / cfg.train.devices) * cfg.passes
     return module, data
+
+
+def _teacher(cfg: Config, model: SharedEncoderCtc, data_dir: Path, lang_dir: Path) -> Teacher | None:
+    """The teacher of a method; an archive that is not named is made from the checkpoint's highest exit."""
+    distill = cfg.distill
+    checkpoint, archive = distill.checkpoint, distill.archive
+    fingerprint = TokenTable.load(lang_dir).fingerprint
+    if distill.teacher == "archive" and checkpoint and not archive:
+        exit = list(load_model(Path(checkpoint), fingerprint)[0].exits)[-1]
+        split = cfg.data.train
+        posteriors_run(Path(checkpoint), data_dir, lang_dir, cfg, [exit], [split], distill.top_k)
+        archive = str(RunDir(Path(checkpoint)).archive(split, exit, distill.top_k))
+    return make_teacher(
+        distill.teacher,
+        model.exits,
+        (lambda: load_model(Path(checkpoint), fingerprint)[0]) if checkpoint else None,
+        (lambda: PosteriorReader(Path(archive), lang_dir)) if archive else None,
+    )
 
 
 def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, Any]:
@@ -126,7 +152,7 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         accelerator="auto",
         devices=cfg.train.devices,
         precision=_precision(cfg.train.precision),  # type: ignore[arg-type]
-        max_epochs=cfg.train.epochs,
+        max_epochs=cfg.passes,
         gradient_clip_val=cfg.train.clip,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
@@ -155,7 +181,8 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         "dev": dev,
         "seconds": round(line.seconds, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "epochs": cfg.train.epochs,
+        "epochs": cfg.passes,
+        "init_from": cfg.init_from,
         "train_audio_hours": round(data.train_seconds / 3600, 2),
         "left_out": data.dropped,
         "revision": revision(),

@@ -21,8 +21,19 @@ from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
 
 
-def posteriors_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Sequence[str]) -> None:
-    """Write the archives of a run's exits on dev and test; those that are up to date are skipped.
+def posteriors_run(
+    run: Path,
+    data_dir: Path,
+    lang_dir: Path,
+    cfg: Config,
+    exits: Sequence[str],
+    splits: Sequence[str],
+    top_k: int = 0,
+) -> None:
+    """Write the archives of a run's exits on some splits; those that are up to date are skipped.
+
+    Args:
+        top_k: tokens of a frame that are kept; 0: all.
 
     Raises:
         UserError: the run is not trained, or its token table is not the lang dir's.
@@ -30,11 +41,11 @@ def posteriors_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits
     table = TokenTable.load(lang_dir)
     model, _ = load_model(run, table.fingerprint)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    for split in (cfg.data.dev, cfg.data.test):
+    for split in splits:
         source = cuts_file(data_dir, cfg, split)
         needs = depends({}, [source, run / MODEL_FILE, run / CONFIG_FILE])
-        archives = {name: RunDir(run).archive(split, name) for name in exits}
-        markers = {name: RunDir(run).archive_marker(split, name) for name in exits}
+        archives = {name: RunDir(run).archive(split, name, top_k) for name in exits}
+        markers = {name: RunDir(run).archive_marker(split, name, top_k) for name in exits}
         missing = {
             name: path
             for name, path in archives.items()
@@ -42,20 +53,26 @@ def posteriors_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits
         }
         if not missing:
             continue
-        count = write_posteriors(model, load_cuts(source, stage=1), missing, table)
+        count = write_posteriors(model, load_cuts(source, stage=1), missing, table, top_k)
         for name in missing:
             mark(markers[name], needs)
         print(f"posteriors of {split}: {count} utterances, exits {', '.join(missing)}", flush=True)
 
 
 def write_posteriors(
-    model: SharedEncoderCtc, cuts: CutSet, archives: dict[str, Path], table: TokenTable, max_duration: float = 200.0
+    model: SharedEncoderCtc,
+    cuts: CutSet,
+    archives: dict[str, Path],
+    table: TokenTable,
+    top_k: int = 0,
+    max_duration: float = 200.0,
 ) -> int:
     """Write one archive per exit, all from the same pass, which ends at the highest of them.
 
     Args:
         model: in eval mode; it runs on the device it is on.
         archives: exit name -> folder of its archive.
+        top_k: tokens of a frame that are kept; 0: all.
         max_duration: seconds of audio in a batch, padding counted.
 
     Returns:
@@ -64,7 +81,9 @@ def write_posteriors(
     device = next(model.parameters()).device
     dataset = CtcDataset()
     with ExitStack() as stack, torch.inference_mode():
-        writers = {name: stack.enter_context(PosteriorWriter(path, table)) for name, path in archives.items()}
+        writers = {
+            name: stack.enter_context(PosteriorWriter(path, table, top_k=top_k)) for name, path in archives.items()
+        }
         batches = in_order(cuts, max_duration)
         for batch_cuts in tqdm(batches, desc="posteriors", unit="batch", leave=False, disable=None):
             batch = dataset[batch_cuts]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ctcsd.config import Config
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ctcsd.config import Config, method_name
 from ctcsd.decode.search import METHODS
 from ctcsd.distill import Objective
+from ctcsd.distill.teacher import OWN, SEPARATE, TEACHERS
 from ctcsd.errors import UserError
 
 PRECISIONS = ("auto", "32", "bf16")
@@ -27,9 +31,11 @@ def make_objective(cfg: Config) -> Objective:
     )
     wants_kd = objective.schedule.base["kd"] > 0
     if wants_kd and distill.teacher is None:
-        raise UserError(f"{cfg.method}: weights.kd is above 0, but distill.teacher names nobody: self or checkpoint")
+        raise UserError(f"{cfg.method}: weights.kd is above 0, but distill.teacher names nobody: {', '.join(TEACHERS)}")
     if distill.teacher is not None and not wants_kd:
         raise UserError(f"{cfg.method}: distill.teacher is {distill.teacher}, but weights.kd is 0")
+    if distill.teacher in OWN and OWN[distill.teacher][1] and cfg.augment.views != 2:
+        raise UserError(f"{cfg.method}: distill.teacher: {distill.teacher} needs two views: set augment.views=2")
     return objective
 
 
@@ -45,16 +51,61 @@ def check(cfg: Config) -> None:
         "train.epochs": train.epochs,
         "train.average": train.average,
         "train.evaluate_every": train.evaluate_every,
+        "augment.views": cfg.augment.views,
         "model.dim": cfg.model.dim,
         "data.num_buckets": cfg.data.num_buckets,
     }
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: at least 1 is needed")
-    if train.evaluate_every > train.epochs:
-        raise UserError(f"train.evaluate_every={train.evaluate_every} is more than train.epochs={train.epochs}")
+    if train.evaluate_every > cfg.passes:
+        raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
     if train.precision not in PRECISIONS:
         raise UserError(f"no precision '{train.precision}'; known: {', '.join(PRECISIONS)}")
     for method in cfg.decode.methods:
         if method not in METHODS:
             raise UserError(f"no search method '{method}' (decode.methods); known: {', '.join(METHODS)}")
+
+
+def resolve_depends(cfg: Config, run_dir: Path) -> None:
+    """Point a method at the run that it depends on: the run of the same seed beside it, exp/<method>/seed<n>.
+
+    It is the separate teacher where the method has one and names no other; else the encoder starts from it.
+
+    Raises:
+        UserError: that run is not trained.
+    """
+    if cfg.depends is None or (cfg.distill.teacher in SEPARATE and (cfg.distill.checkpoint or cfg.distill.archive)):
+        return
+    found = run_dir.parent.parent / method_name(cfg.depends) / run_dir.name
+    if not (found / "train.json").is_file():
+        raise UserError(f"{cfg.method} depends on {cfg.depends}, which is not trained at {found}: train it first")
+    if cfg.distill.teacher in SEPARATE:
+        cfg.distill.checkpoint = str(found)
+    else:
+        cfg.init_from = str(found)
+
+
+def with_dependencies(methods: Sequence[str], configuration: Callable[[str], Config]) -> dict[str, Config]:
+    """Methods and their configurations, each after the one that it depends on.
+
+    Raises:
+        UserError: methods that depend on each other in a circle, or two of one name, which would share a folder.
+    """
+    ordered: dict[str, Config] = {}
+
+    def visit(method: str, above: tuple[str, ...]) -> None:
+        if method in above:
+            raise UserError(f"methods that depend on each other: {' -> '.join((*above, method))}")
+        if method in ordered:
+            return
+        cfg = configuration(method)
+        if cfg.depends is not None:
+            visit(cfg.depends, (*above, method))
+        if cfg.method in (other.method for other in ordered.values()):
+            raise UserError(f"two methods are called '{cfg.method}', and would share a folder")
+        ordered[method] = cfg
+
+    for method in methods:
+        visit(method, ())
+    return ordered

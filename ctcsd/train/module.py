@@ -57,13 +57,14 @@ class CtcModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         self.audio_seconds += float(batch.lengths.sum()) / 100.0
+        batch = batch.repeated(self.cfg.augment.views)
         outputs = self.model(spec_augment(batch.features, batch.lengths, self.cfg.augment), batch.lengths)
-        teacher = self._teacher(batch.features, batch.lengths, outputs) if self._teacher else None
+        teacher = self._teacher(batch.features, batch.lengths, batch.cut_ids, outputs) if self._teacher else None
         labels = None
         if batch.targets is not None and batch.target_lengths is not None:
             labels = Labels(batch.targets, batch.target_lengths)
         progress = min(self.global_step / self.total_steps, 1.0)
-        weights = self.objective.schedule.at(self.current_epoch + 1, self.cfg.train.epochs, progress)
+        weights = self.objective.schedule.at(self.current_epoch + 1, self.cfg.passes, progress)
         loss, parts = self.objective(outputs, labels, teacher, weights)
         if not torch.isfinite(loss):
             self._bad_steps += 1

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 import torch
+from conftest import EXITS, LABELS, features, tiny_model
 
-from ctcsd.config import Config, ModelConfig, load_config, method_file
+from ctcsd.config import Config, load_config, method_file
 from ctcsd.data.feasibility import ctc_feasible
 from ctcsd.distill import Objective, WeightSchedule, skd_alpha
 from ctcsd.distill.ctc import ctc_loss, infeasible
-from ctcsd.distill.objective import Labels
-from ctcsd.distill.teacher import CheckpointTeacher, SelfTeacher, make_teacher
+from ctcsd.distill.teacher import OwnExit
 from ctcsd.errors import UserError
-from ctcsd.model import ExitOutput, SharedEncoderCtc
+from ctcsd.model import ExitOutput
 from ctcsd.train.method import make_objective
 
-EXITS = {"student": 1, "teacher": 2}
 
-
-def tiny_model(seed: int = 0, **changes) -> SharedEncoderCtc:
-    torch.manual_seed(seed)
-    cfg = ModelConfig(layers=2, dim=16, heads=2, conv_kernel=3, subsampling_channels=2, vocab_size=5, exits=EXITS)
-    made = SharedEncoderCtc(cfg.replace(**changes))
-    with torch.no_grad():  # as if trained: a fresh encoder's branches are all zero
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made
-
-
-def features(seed: int = 0, frames=(40, 25, 33)) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((len(frames), max(frames), 80), generator=generator), torch.tensor(frames)
-
-
-LABELS = Labels(torch.tensor([[1, 2, 2], [3, 0, 0], [4, 1, 0]]), torch.tensor([3, 1, 2]))
+def own_teacher(outputs: dict[str, ExitOutput]) -> ExitOutput:
+    return OwnExit("teacher")(*features(), [], outputs)
 
 
 def test_ctc_by_summing_over_all_paths() -> None:
@@ -122,6 +105,8 @@ def test_weights_over_time() -> None:
     constant = WeightSchedule({"ctc_student": 0.75, "kd": 0.25, "kd_warmup": 0.5}, EXITS)
     assert constant.at(1, 10, 0.25) == pytest.approx({"ctc_student": 0.75, "ctc_teacher": 0.0, "kd": 0.125})
     assert constant.at(9, 10, 0.8)["kd"] == 0.25
+    paper_b = WeightSchedule({"lambda": 0.25}, ["student"])
+    assert paper_b.at(1, 10, 0.0) == {"ctc_student": 0.75, "kd": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +118,9 @@ def test_weights_over_time() -> None:
         ({"ramp": 0.9}, "between 0 and 0.5"),
         ({"kd": 1, "kd_warmup": 2}, "share of the training"),
         ({"ramp": 0.3, "per": "day"}, "epoch or step"),
+        ({"lambda": 1.5}, "lambda must lie between 0 and 1, not 1.5"),
+        ({"lambda": "much"}, "weights.lambda must be a number"),
+        ({"lambda": 0.5, "kd": 1.0}, "take it or kd, not both"),
     ],
 )
 def test_bad_weights(weights: dict, message: str) -> None:
@@ -152,7 +140,7 @@ def test_skd_is_the_papers_formula() -> None:
     weights = objective.schedule.at(3, 5, 0.5)
     alpha = weights["kd"]
     assert alpha == skd_alpha(3, 5, 0.3) == weights["ctc_student"] == 1 - weights["ctc_teacher"]
-    loss, parts = objective(outputs, LABELS, SelfTeacher()(*features(), outputs), weights)
+    loss, parts = objective(outputs, LABELS, own_teacher(outputs), weights)
     kd = torch.zeros(())
     p, q = (outputs[name].logits.log_softmax(-1) for name in ("teacher", "student"))
     for n, length in enumerate(outputs["student"].lengths.tolist()):
@@ -169,7 +157,7 @@ def test_only_ctc_reaches_what_the_student_does_not_use() -> None:
     model = tiny_model()
     objective, _ = objective_of("skd")
     outputs = model(*features())
-    teacher = SelfTeacher()(*features(), outputs)
+    teacher = own_teacher(outputs)
     loss, _ = objective(outputs, LABELS, teacher, {"ctc_student": 0.0, "ctc_teacher": 0.0, "kd": 1.0})
     loss.backward()
     assert all(p.grad is None for p in model.layers[1].parameters()), "the KD term does not move the teacher"
@@ -195,7 +183,7 @@ def test_padding_changes_neither_loss_nor_gradient(reduction: str) -> None:
             wide[n, :length] = x[n, :length]
         model.zero_grad()
         outputs = model(wide, lengths)
-        loss, _ = objective(outputs, LABELS, SelfTeacher()(wide, lengths, outputs), weights)
+        loss, _ = objective(outputs, LABELS, own_teacher(outputs), weights)
         loss.backward()
         results.append((loss.detach(), [p.grad.clone() for p in model.parameters()]))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
@@ -207,7 +195,7 @@ def test_without_ctc_no_transcript_is_needed() -> None:
     outputs = tiny_model()(*features())
     objective = Objective({"kd": 1.0}, EXITS, "symmetric:2", "kl", 2.0, "per_frame")
     assert not objective.needs_labels
-    loss, _ = objective(outputs, None, SelfTeacher()(*features(), outputs), objective.schedule.at(1, 2, 0.0))
+    loss, _ = objective(outputs, None, own_teacher(outputs), objective.schedule.at(1, 2, 0.0))
     assert loss.item() > 0
     with pytest.raises(UserError, match="per_label needs transcripts"):
         Objective({"kd": 1.0}, EXITS)
@@ -215,7 +203,7 @@ def test_without_ctc_no_transcript_is_needed() -> None:
 
 def test_hilmes_reduction_is_the_authors_formula() -> None:
     outputs = tiny_model()(*features())
-    teacher = SelfTeacher()(*features(), outputs)
+    teacher = own_teacher(outputs)
     for frames in ("all", "nonblank", "symmetric:1"):
         objective = Objective({"kd": 0.25, "ctc_student": 0.75}, EXITS, frames, "kl", 2.0, "hilmes")
         loss, parts = objective(outputs, LABELS, teacher, objective.schedule.at(1, 2, 0.0))
@@ -226,47 +214,3 @@ def test_hilmes_reduction_is_the_authors_formula() -> None:
         torch.testing.assert_close(parts["kd"], wanted)
         ctc, _ = ctc_loss(*outputs["student"], *LABELS)
         torch.testing.assert_close(loss.detach(), (0.75 * ctc / 6 + 0.25 * parts["kd"]).detach())
-
-
-def test_checkpoint_teacher_is_frozen_and_cut_to_the_shorter() -> None:
-    frozen = tiny_model(1, exits={"teacher": 2})
-    teacher = make_teacher("checkpoint", EXITS, frozen)
-    assert isinstance(teacher, CheckpointTeacher) and not frozen.training
-    student = tiny_model(0)
-    outputs = student(*features())
-    posteriors = teacher(*features(), outputs)
-    assert not posteriors.logits.requires_grad
-    objective = Objective({"kd": 1.0}, EXITS, reduction="per_frame")
-    longer = ExitOutput(torch.cat([posteriors.logits, posteriors.logits[:, -1:]], 1), posteriors.lengths + 1)
-    weights = objective.schedule.at(1, 2, 0.0)
-    a, _ = objective(outputs, LABELS, posteriors, weights)
-    b, _ = objective(outputs, LABELS, longer, weights)
-    torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize(
-    ("kind", "exits", "message"),
-    [
-        ("self", {"student": 1}, "needs an exit 'teacher'"),
-        ("self", {"teacher": 1}, "needs an exit 'student'"),
-        ("checkpoint", EXITS, "needs distill.checkpoint"),
-        ("checkpiont", EXITS, "no teacher 'checkpiont'"),
-    ],
-)
-def test_bad_teachers(kind: str, exits: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make_teacher(kind, exits)
-
-
-def test_every_method_file_makes_a_finite_loss() -> None:
-    for path in method_file("ctc").parent.glob("*.yaml"):
-        objective, cfg = objective_of(path.stem)
-        model = tiny_model(exits=cfg.model.exits, layers=cfg.model.layers)
-        outputs = model(*features())
-        teacher = make_teacher(cfg.distill.teacher, model.exits)
-        loss, _ = objective(
-            outputs, LABELS, teacher(*features(), outputs) if teacher else None, objective.schedule.at(2, 4, 0.3)
-        )
-        loss.backward()
-        assert math.isfinite(loss.item()) and loss.item() > 0, path
-        assert all(p.grad is not None for p in model.parameters()), f"{path}: a parameter that nothing trains"
