@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ctcsd.errors import UserError
 
-MATCHES = ("kl", "l2", "guide")
+# (M, V) log p of the teacher and log q of the student -> sum over the frames, and its slope in the student's logits
+Match = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor]"]
+BLOCK = 1 << 22  # values of a block: 16 MB
 REDUCTIONS = ("per_frame", "per_utterance", "per_label", "hilmes")
 
 
@@ -29,7 +35,8 @@ def frame_kd(
     - `l2`: ||p - q||^2 (softmax-level KD, TutorNet 2008.00671);
     - `guide`: -q[k] where k is the teacher's most probable token, on frames where it is not blank (1904.08311).
 
-    Selected frames are gathered before any softmax, so the cost grows with them and not with T.
+    Selected frames are gathered before any softmax, so the cost grows with them and not with T; the memory beside the
+    gradient of the logits is a few blocks of frames.
 
     Args:
         student_logits: (N, T, V), not normalised.
@@ -52,20 +59,69 @@ def frame_kd(
         raise UserError(f"no match '{match}'; known: {', '.join(MATCHES)}")
     if temperature <= 0:
         raise UserError(f"the temperature must be positive, not {temperature}")
-    student = student_logits[frames].float() / temperature
-    with torch.no_grad():
-        teacher = (teacher_log_probs[frames].float() / temperature).log_softmax(-1)
-    if match == "kl":
-        log_q = student.log_softmax(-1)
-        # xlogy-like: a token of zero probability adds 0, not 0 * -inf
-        gap = torch.where(teacher.isneginf(), torch.zeros_like(teacher), teacher - log_q)
-        total = temperature**2 * (teacher.exp() * gap).sum()
-    elif match == "l2":
-        total = (teacher.exp() - student.softmax(-1)).square().sum()
-    else:
-        best = teacher.argmax(-1)
-        total = -(student.softmax(-1).gather(-1, best[:, None])[:, 0] * (best != 0)).sum()
-    return total / _divisor(reduction, student.size(0), student_logits.size(0), num_labels)
+    total = _MatchFrames.apply(student_logits, teacher_log_probs, frames, MATCHES[match], temperature)
+    return total / _divisor(reduction, int(frames.sum()), student_logits.size(0), num_labels)
+
+
+class _MatchFrames(torch.autograd.Function):
+    """Sum over the selected frames, and its gradient by formula, a block of frames at a time.
+
+    The gradient is made together with the loss, so that beside it nothing of the size of the logits is ever held:
+    with the thousands of tokens of a Chinese vocabulary, autograd's intermediate results would be ten times that.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student_logits: Tensor, teacher_log_probs: Tensor, frames: Tensor, match: Match, temperature: float
+    ) -> Tensor:
+        vocab = student_logits.size(-1)
+        student, teacher = student_logits.reshape(-1, vocab), teacher_log_probs.reshape(-1, vocab)
+        total = torch.zeros((), device=student.device)
+        grad = torch.zeros_like(student) if ctx.needs_input_grad[0] else None
+        for block in frames.reshape(-1).nonzero()[:, 0].split(max(1, BLOCK // vocab)):
+            log_p = (teacher[block].float() / temperature).log_softmax(-1)
+            log_q = (student[block].float() / temperature).log_softmax(-1)
+            loss, slope = match(log_p, log_q)
+            scale = temperature**2 if match is _kl else 1.0
+            total += scale * loss
+            if grad is not None:
+                grad[block] = slope.mul_(scale / temperature).to(grad.dtype)
+        if grad is not None:
+            ctx.save_for_backward(grad.view_as(student_logits))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return grad * upstream, None, None, None, None
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p || q) and its slope in the logits of q."""
+    p = log_p.exp()
+    # A token of zero probability adds 0, not 0 * -inf.
+    loss = torch.where(p > 0, p * (log_p - log_q), 0.0).sum()
+    return loss, log_q.exp().sub_(p)
+
+
+def _l2(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """||p - q||^2 and its slope."""
+    q = log_q.exp()
+    gap = q - log_p.exp()
+    return gap.square().sum(), 2.0 * q * (gap - (q * gap).sum(-1, keepdim=True))
+
+
+def _guide(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """-q[k] at the teacher's most probable token k where it is not blank, and its slope."""
+    best = log_p.argmax(-1, keepdim=True)
+    q = log_q.exp()
+    guided = q.gather(-1, best) * (best != 0)
+    slope = guided * q
+    return -guided.sum(), slope.scatter_add_(-1, best, -guided)
+
+
+MATCHES: dict[str, Match] = {"kl": _kl, "l2": _l2, "guide": _guide}
 
 
 def _divisor(reduction: str, num_frames: int, num_utterances: int, num_labels: int | None) -> int:

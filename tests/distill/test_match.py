@@ -117,3 +117,23 @@ def test_bad_requests(options: dict, message: str) -> None:
     student, teacher, frames = batch()
     with pytest.raises(UserError, match=message):
         frame_kd(torch.tensor(student), torch.tensor(teacher), torch.tensor(frames), **options)
+
+
+def test_what_is_kept_for_the_backward_pass_is_one_gradient() -> None:
+    logits = torch.randn(2, 50, 300, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        frame_kd(logits, torch.randn(2, 50, 300).log_softmax(-1), torch.ones(2, 50, dtype=torch.bool))
+    assert sum(tensor.numel() for tensor in kept) <= logits.numel() + 1
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, frames = batch(5)
+    results = []
+    for block in (1 << 22, 7):
+        monkeypatch.setattr("ctcsd.distill.match.BLOCK", block)
+        logits = torch.tensor(student, dtype=torch.float32, requires_grad=True)
+        loss = frame_kd(logits, torch.tensor(teacher).float(), torch.tensor(frames), temperature=2.0)
+        results.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
