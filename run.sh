@@ -14,15 +14,18 @@ Set up on first use, then run the stages of a recipe and print the table of resu
   2 lang        characters or BPE                      -> RECIPE/data/lang_*
   3 train       every method and seed                  -> EXP/METHOD/seedN
   4 decode      posteriors, then search (greedy, k2)   -> EXP/METHOD/seedN/{posteriors,decode}
-  5 score       WER, CER, intervals, agreement         -> EXP/RESULTS.md
+  5 score       WER, CER, intervals, comparisons       -> EXP/RESULTS.md
 What is up to date is skipped; a run that was stopped goes on where it was.
 
   --recipe DIR         the recipe                                   (default: egs/fotaq)
   --stage N            first stage                                  (default: 0)
   --stop-stage N       last stage                                   (default: 5)
-  --methods "A B"      methods of ctcsd/conf/methods, or YAML files (default: "ctc skd")
+  --methods "A B"      methods of ctcsd/conf/methods, or YAML files (default: "ctc skd"); the teacher that one
+                       depends on is trained first; NAME+KEY=VALUE is a variant of its own, such as
+                       kd_symmetric+distill.frames=symmetric:4
   --seeds "1 2"        a run per seed                               (default: "1")
   --exit NAME          decode and score this exit only              (default: all)
+  --baseline METHOD    compare the others with it in the table      (default: ctc, where it is among others)
   --quick              a small subset and model: all stages in minutes
   --full               the long configuration of the recipe
   --config FILE        a YAML file on top of the recipe's
@@ -49,13 +52,13 @@ path_or_word() { if [ -e "$(from_caller "$1")" ]; then from_caller "$1"; else ec
 number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
 
 recipe=egs/fotaq stage=0 stop_stage=5 methods="ctc skd" seeds=1 preset=default nj=$(nproc) setup=yes
-exp="" data="" prepare_args="" given=""
+exp="" data="" prepare_args="" baseline="" given=""
 exits=() configs=() overrides=()
 [ $# -eq 0 ] || given=$(printf ' %q' "$@")
 while [ $# -gt 0 ]; do
   option=$1
   case $option in
-    --recipe|--stage|--stop-stage|--stop_stage|--methods|--seeds|--exit|--config|--exp|--data|--prepare|--nj)
+    --recipe|--stage|--stop-stage|--stop_stage|--methods|--seeds|--exit|--baseline|--config|--exp|--data|--prepare|--nj)
       [ $# -ge 2 ] || fail "$option needs a value; see ./run.sh --help" 2
       value=$2; shift ;;
   esac
@@ -66,6 +69,7 @@ while [ $# -gt 0 ]; do
     --methods) methods=$value ;;
     --seeds) seeds=$value ;;
     --exit) exits+=(--exit "$value") ;;
+    --baseline) baseline=$value ;;
     --config) configs+=(--config "$(from_caller "$value")") ;;
     --exp) exp=$(from_caller "$value") ;;
     --data) data=$(from_caller "$value") ;;
@@ -123,16 +127,24 @@ wanted() {
 }
 
 method_options=()
-names=" "
 for method in $methods; do
-  name=$(basename "$method" .yaml)
-  [[ $names != *" $name "* ]] || fail "two methods are called '$name', and would share a folder" 2
-  names+="$name "
-  [[ $method != *.yaml ]] || method=$(existing "$method")
+  file=${method%%+*}
+  [[ $file != *.yaml ]] || method=$(existing "$file")${method#"$file"}
   method_options+=(--method "$method")
 done
-# Every method's configuration is checked before anything long starts.
-lang=$data/$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
+# Every method's configuration is checked before anything long starts; what a method depends on comes before it.
+plan=$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
+lang=$data/${plan%%$'\n'*}
+mapfile -t methods <<< "${plan#*$'\n'}"  # each "NAME METHOD"
+names="" table_options=()
+for planned in "${methods[@]}"; do
+  names+=" ${planned%% *}"
+  table_options+=(--method "${planned%% *}")
+done
+if [ -n "$baseline" ]; then
+  [[ "$names " == *" $baseline "* ]] || [ -d "$exp/$baseline" ] || fail "no baseline '$baseline' among the methods:$names" 2
+  table_options+=(--baseline "$baseline")
+fi
 mkdir -p "$exp/log"
 
 if wanted 0 "data"; then
@@ -152,10 +164,9 @@ fi
 if wanted 2 "lang"; then
   run lang "${ctcsd[@]}" lang --data "$data" --out "$lang" "${configs[@]}" "${overrides[@]}"
 fi
-for method in $methods; do
-  [[ $method != *.yaml ]] || method=$(existing "$method")
+for planned in "${methods[@]}"; do
+  read -r name method <<< "$planned"
   for seed in $seeds; do
-    name=$(basename "$method" .yaml)
     dir=$exp/$name/seed$seed
     if wanted 3 "train $name, seed $seed"; then
       run "train-$name-seed$seed" "${ctcsd[@]}" train --method "$method" --data "$data" --lang "$lang" --run "$dir" \
@@ -167,12 +178,18 @@ for method in $methods; do
       run "search-$name-seed$seed" "${ctcsd[@]}" search --run "$dir" --lang "$lang" "${exits[@]}" "${configs[@]}" \
         "${overrides[@]}"
     fi
+  done
+done
+# After all the decoding: a student is compared with its separate teacher too.
+for planned in "${methods[@]}"; do
+  read -r name method <<< "$planned"
+  for seed in $seeds; do
     if wanted 5 "score $name, seed $seed"; then
-      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$dir" --data "$data" "${exits[@]}" "${configs[@]}" \
-        "${overrides[@]}"
+      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$exp/$name/seed$seed" --data "$data" "${exits[@]}" \
+        "${configs[@]}" "${overrides[@]}"
     fi
   done
 done
 if wanted 5 "table"; then
-  run table "${ctcsd[@]}" table "$exp" --out "$exp/RESULTS.md" --command "./run.sh$given"
+  run table "${ctcsd[@]}" table "$exp" --out "$exp/RESULTS.md" --command "./run.sh$given" "${table_options[@]}"
 fi

@@ -19,6 +19,8 @@ app = typer.Typer(
     help="Train, distill, decode and ship CTC speech recognisers. `./run.sh` calls these commands stage by stage.",
 )
 
+TEACHER = "ctc_teacher"  # the separate teacher that the students of a folder of runs are compared with
+METHOD = "A method of ctcsd/conf/methods, or a YAML file; NAME+KEY=VALUE is a variant with a folder of its own"
 CONFIG = typer.Option(None, "--config", "-c", help="YAML file; may be given several times, later ones win.")
 DECODE_CONFIG = typer.Option(None, "--config", "-c", help="YAML file whose decode section counts here.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Overrides, such as train.lr=0.0005.")
@@ -60,15 +62,45 @@ def lang(
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Stage 2: the units (characters or sentencepiece BPE) of the training text."""
+    """Stage 2: units (characters or sentencepiece BPE), words, lexicon and n-gram model of the training text."""
     from ctcsd.data.features import lang_of_corpus
 
     lang_of_corpus(data, out, _config(config, overrides).lang)
 
 
 @app.command()
+def lm(
+    text: List[Path] = typer.Option(..., "--text", help="Sentences, one per line, plain or .gz; may be repeated."),
+    out: Path = typer.Option(..., "--out", help="ARPA file to write."),
+    order: int = typer.Option(3, help="1 to 5."),
+    prune: str = typer.Option("", help='Leave out n-grams that occur as often or less; per order, such as "0 0 1".'),
+    vocab: Optional[Path] = typer.Option(
+        None, help="Know these words only (the first of each line, so a lexicon.txt will do); others are <unk>."
+    ),
+    dev: Optional[List[Path]] = typer.Option(None, "--dev", help="Text whose perplexity to print; may be repeated."),
+) -> None:
+    """Estimate an n-gram model of words (interpolated modified Kneser-Ney) from text files."""
+    from ctcsd.text.arpa import perplexity, read_arpa, write_arpa
+    from ctcsd.text.files import lines_of
+    from ctcsd.text.ngram import estimate
+
+    if not all(threshold.isdecimal() for threshold in prune.split()):
+        raise typer.BadParameter(f"'{prune}' should be whole numbers, such as '0 0 1'", param_hint="--prune")
+    vocabulary = [line.split()[0] for line in lines_of(vocab) if line.strip()] if vocab else None
+    sentences = (line for path in text for line in lines_of(path))
+    model = estimate(sentences, order, [int(threshold) for threshold in prune.split()], vocabulary)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_arpa(model, out)
+    print(f"{out}: {model.describe()}", flush=True)
+    del model
+    arpa = read_arpa(out) if dev else None
+    for path in dev or []:
+        print(f"{path}: {perplexity(arpa, lines_of(path))}")
+
+
+@app.command()
 def train(
-    method: str = typer.Option(..., "--method", "-m", help="A method of ctcsd/conf/methods, or a YAML file."),
+    method: str = typer.Option(..., "--method", "-m", help=f"{METHOD}."),
     data: Path = DATA,
     lang: Path = LANG,
     run: Path = RUN,
@@ -76,7 +108,9 @@ def train(
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 3: train a method; a run that was interrupted goes on from its last epoch."""
-    cfg = _method_config(method, config, overrides)
+    from ctcsd.config import method_config
+
+    cfg = method_config(method, config or [], overrides or [])
     from ctcsd.train.fit import fit_run
 
     fit_run(cfg, data, lang, run)
@@ -88,14 +122,16 @@ def posteriors(
     data: Path = DATA,
     lang: Path = LANG,
     exit: Optional[List[str]] = EXIT,
+    split: Optional[List[str]] = typer.Option(None, "--split", help="Split; may be repeated. Default: dev and test."),
+    top_k: int = typer.Option(0, min=0, help="Keep only the k most probable tokens of a frame; 0 keeps all."),
     config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Stage 4a: the log-posteriors of every exit on dev and test."""
+    """Stage 4a: the log-posteriors of every exit on dev and test (on train: the archive of a stored teacher)."""
     from ctcsd.train.infer import posteriors_run
 
     cfg = _run_config(run, config, overrides)
-    posteriors_run(run, data, lang, cfg, _exits(cfg, exit))
+    posteriors_run(run, data, lang, cfg, _exits(cfg, exit), split or [cfg.data.dev, cfg.data.test], top_k)
 
 
 @app.command()
@@ -135,21 +171,94 @@ def score(
     splits = (cfg.data.dev, cfg.data.test)
     cuts = {split: load_cuts(cuts_file(data, cfg, split), stage=1) for split in splits}
     references = {split: {cut.id: transcript(cut) for cut in cuts[split]} for split in splits}
-    rows = score_run(RunDir(run), references, list(method or cfg.decode.methods), _exits(cfg, exit))
+    beside = Path(cfg.distill.checkpoint or run.parent.parent / TEACHER / run.name)
+    reference = RunDir(beside) if (beside / "train.json").is_file() and cfg.method != TEACHER else None
+    rows = score_run(RunDir(run), references, list(method or cfg.decode.methods), _exits(cfg, exit), reference)
     for row in rows:
         print(f"{row['split']} {row['exit']} {row['decoder']}: WER {row['wer']:.2f}  CER {row['cer']:.2f}")
 
 
 @app.command()
+def align(
+    run: Path = RUN,
+    data: Path = DATA,
+    lang: Path = LANG,
+    exit: str = typer.Option("student", "--exit", help="Exit whose posteriors count."),
+    split: str = typer.Option("test", "--split", help="Split; its posteriors are made where they are missing."),
+    hypotheses: Optional[str] = typer.Option(
+        None, help="Align what this search method recognised, not the transcript."
+    ),
+    out: Optional[Path] = typer.Option(None, help="CTM file.  [default: RUN/times/SPLIT-EXIT[-METHOD].ctm]"),
+    textgrids: Optional[Path] = typer.Option(None, help="Folder for a TextGrid per cut (Praat)."),
+) -> None:
+    """When each word was said: forced alignment of transcripts, or of hypotheses, with word confidences, as CTM."""
+    from ctcsd.data.batches import transcript
+    from ctcsd.data.features import cuts_file, load_cuts
+    from ctcsd.decode.hypothesis import read_hypotheses
+    from ctcsd.decode.times import write_times
+    from ctcsd.posteriors import PosteriorReader
+    from ctcsd.run_dir import RunDir
+    from ctcsd.text.tokenizer import Tokenizer
+    from ctcsd.train.infer import posteriors_run
+
+    cfg = _run_config(run, None, None)
+    posteriors_run(run, data, lang, cfg, _exits(cfg, [exit]), [split])
+    files = RunDir(run)
+    if hypotheses:
+        tokens = {h.cut_id: h.tokens for h in read_hypotheses(files.hypotheses(hypotheses, split, exit))}
+    else:
+        encode = Tokenizer(lang).encode
+        tokens = {cut.id: encode(transcript(cut)) for cut in load_cuts(cuts_file(data, cfg, split), stage=1)}
+    target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
+    failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids)
+    print(f"{target}: {len(tokens) - len(failed)} cuts aligned")
+    for cut_id, reason in failed.items():
+        print(f"not aligned: {cut_id}: {reason}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(tokens)} cuts could not be aligned (listed above)")
+
+
+@app.command()
+def compare(
+    teacher: Path = typer.Argument(..., metavar="TEACHER_ARCHIVE", help="Archive that counts as the reference."),
+    student: Path = typer.Argument(..., metavar="STUDENT_ARCHIVE", help="Archive of the same cuts, from another exit."),
+    out: Optional[Path] = typer.Option(None, help="Folder for NAME.json (counts, histogram) and NAME.png (a picture)."),
+    name: Optional[str] = typer.Option(None, help="Default: <student's folder>-vs-<teacher's folder>."),
+) -> None:
+    """Compare two exits, or two models, frame by frame: do they say the same, and at the same time?
+
+    An archive is a folder that `ctcsd posteriors` wrote, such as exp/quick/skd/seed1/posteriors/dev-teacher.
+    Agreement is the share of frames with the same most probable token. A spike is a token that greedy search emits;
+    spikes are matched by the edit distance of the two token sequences, and a positive offset means a later student.
+    """
+    from ctcsd.posteriors import PosteriorReader
+    from ctcsd.score.agreement import write_alignment
+    from ctcsd.score.alignment import compare_archives
+    from ctcsd.score.plot import plot_alignment
+
+    found = compare_archives(PosteriorReader(teacher), PosteriorReader(student))
+    print(found.describe())
+    if out:
+        stem = name or f"{student.name}-vs-{teacher.name}"
+        write_alignment(out, stem, found)
+        plot_alignment(out / f"{stem}.png", found, stem)
+
+
+@app.command()
 def table(
     exp: Path = typer.Argument(..., help="Folder below which the runs lie."),
-    out: Optional[Path] = typer.Option(None, help="Write the table into this Markdown file too."),
+    out: Optional[Path] = typer.Option(None, help="Write the tables into this Markdown file too."),
     command: str = typer.Option("", help="The command that made the runs, noted in the file."),
+    method: Optional[List[str]] = typer.Option(None, "--method", "-m", help="Methods that stand first, in this order."),
+    decoder: Optional[str] = typer.Option(None, help="List this search method only; default: all."),
+    baseline: Optional[str] = typer.Option(
+        None, help="Compare the others with this method; default: ctc, where it is among others."
+    ),
 ) -> None:
-    """Stage 5: the table of every run below a folder, on the screen and in RESULTS.md."""
+    """Stage 5: the tables over every run below a folder, on the screen and in RESULTS.md."""
     from ctcsd.score.report import results_report
 
-    text, markdown = results_report(exp, command)
+    text, markdown = results_report(exp, command, method or [], decoder, baseline)
     print(text)
     if out:
         out.write_text(markdown, encoding="utf-8")
@@ -157,15 +266,20 @@ def table(
 
 @app.command()
 def plan(
-    method: List[str] = typer.Option(..., "--method", "-m", help="Methods to check."),
+    method: List[str] = typer.Option(..., "--method", "-m", help=f"{METHOD}; may be repeated."),
     exit: Optional[List[str]] = EXIT,
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Check the configuration of every method, and print the name of the lang dir that they share."""
-    from ctcsd.train.method import check
+    """Check every method and those that they depend on.
 
-    configs = [_method_config(name, config, overrides) for name in method]
+    Prints the name of the lang dir that they share, then a line `NAME METHOD` for each, in the order of training.
+    """
+    from ctcsd.config import method_config
+    from ctcsd.train.method import check, with_dependencies
+
+    ordered = with_dependencies(method, lambda name: method_config(name, config or [], overrides or []))
+    configs = list(ordered.values())
     for cfg in configs:
         check(cfg)
         if (cfg.lang, cfg.features, cfg.data) != (configs[0].lang, configs[0].features, configs[0].data):
@@ -174,6 +288,8 @@ def plan(
         if not any(name in cfg.model.exits for cfg in configs):
             raise UserError(f"none of these methods has an exit '{name}'")
     print(configs[0].lang.name)
+    for spec, cfg in ordered.items():
+        print(cfg.method, spec)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -195,13 +311,6 @@ def _config(files: Optional[List[Path]], overrides: Optional[List[str]]) -> Conf
     from ctcsd.config import load_config
 
     return load_config(files or [], overrides or [])
-
-
-def _method_config(method: str, files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:
-    from ctcsd.config import load_config, method_file
-
-    path = method_file(method)
-    return load_config([*(files or []), path], [f"method={path.stem}", *(overrides or [])])
 
 
 def _run_config(run: Path, files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:

@@ -57,11 +57,14 @@ class DistillConfig:
 
 @dataclass
 class LangConfig:
-    """Units of the output: characters, or sentencepiece BPE of `vocab_size` pieces."""
+    """Units of the output: characters, or sentencepiece BPE of `vocab_size` pieces; and the n-gram model over words."""
 
     unit: str = "char"  # char | bpe
     vocab_size: int = 200
     text: str = "train"  # the split whose text they are made from
+    lm_order: int = 3  # 1 to 5; 0: no n-gram model
+    lm_text: Optional[str] = None  # a file of further sentences for it, one per line, plain or .gz
+    lm_prune: list[int] = field(default_factory=list)  # per order: n-grams that occur as often or less are left out
 
     @property
     def name(self) -> str:
@@ -206,7 +209,9 @@ def method_config(method: str, files: Iterable[Path] = (), overrides: Iterable[s
         UserError: as `load_config`, or there is no such method; the nearest name is given.
     """
     file, *changes = method.split("+")
-    return load_config([*files, method_file(file)], [f"method={method_name(method)}", *changes, *overrides])
+    cfg = load_config([*files, method_file(file)], [*changes, *overrides])
+    cfg.method = method_name(method)
+    return cfg
 
 
 def method_file(name: str) -> Path:

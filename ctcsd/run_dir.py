@@ -16,13 +16,14 @@ class RunDir:
 
     path: Path
 
-    def archive(self, split: str, exit: str) -> Path:
-        """Posteriors of a split at an exit."""
-        return self.path / "posteriors" / f"{split}-{exit}"
+    def archive(self, split: str, exit: str, top_k: int = 0) -> Path:
+        """Posteriors of a split at an exit: all of them, or the k largest of a frame."""
+        return self.path / "posteriors" / (f"{split}-{exit}-top{top_k}" if top_k else f"{split}-{exit}")
 
-    def archive_marker(self, split: str, exit: str) -> Path:
+    def archive_marker(self, split: str, exit: str, top_k: int = 0) -> Path:
         """Done-marker of an archive."""
-        return self.path / "posteriors" / f".{split}-{exit}.done"
+        target = self.archive(split, exit, top_k)
+        return target.with_name(f".{target.name}.done")
 
     def hypotheses(self, method: str, split: str, exit: str) -> Path:
         """What a search method recognised."""
@@ -36,6 +37,10 @@ class RunDir:
     def decoded(self, method: str) -> Path:
         """Folder of a search method's hypotheses and score files."""
         return self.path / "decode" / method
+
+    def utterances(self, method: str, split: str, exit: str) -> Path:
+        """Errors and reference lengths of every utterance."""
+        return self.decoded(method) / f"utterances-{split}-{exit}.jsonl"
 
     @property
     def results(self) -> Path:

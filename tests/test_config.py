@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ctcsd.config import load_config, method_file, save_config
+from ctcsd.config import load_config, method_config, method_file, save_config
 from ctcsd.errors import UserError
 
 
@@ -72,7 +72,16 @@ def test_bad_overrides(override: str, message: str) -> None:
 def test_missing_files_and_methods(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such configuration file"):
         load_config([tmp_path / "no.yaml"])
-    with pytest.raises(UserError, match="no method 'skdd'; did you mean 'skd'.*known: ctc, "):
+    with pytest.raises(UserError, match="no method 'skdd'; did you mean 'skd'.*known: .*ctc_teacher, "):
         method_file("skdd")
     with pytest.raises(UserError, match="no such method file"):
         method_file(str(tmp_path / "mine.yaml"))
+
+
+def test_a_variant_of_a_method_has_a_name_of_its_own(tmp_path: Path) -> None:
+    cfg = method_config("kd_symmetric+distill.frames=symmetric:4+weights={lambda: 0.9}", overrides=["seed=7"])
+    assert cfg.method == "kd_symmetric+distill.frames=symmetric:4+weights={lambda: 0.9}"
+    assert (cfg.distill.frames, cfg.weights, cfg.seed) == ("symmetric:4", {"lambda": 0.9}, 7)
+    own = tmp_path / "mine.yaml"
+    own.write_text("weights: {ctc_student: 1.0}")
+    assert method_config(f"{own}+seed=2").method == "mine+seed=2"

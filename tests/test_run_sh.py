@@ -20,7 +20,7 @@ def run_sh(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess
 def test_help_teaches() -> None:
     done = run_sh("--help")
     assert done.returncode == 0
-    for word in ("--stop-stage", "--methods", "--recipe", "--exit", "--nj", "Examples:"):
+    for word in ("--stop-stage", "--methods", "--recipe", "--exit", "--baseline", "--nj", "Examples:"):
         assert word in done.stdout
 
 
@@ -33,8 +33,9 @@ def test_help_teaches() -> None:
         (["--stage"], "--stage needs a value"),
         (["--stage", "4", "--stop_stage", "2"], "comes after"),
         (["--recipe", "egs/nowhere"], "no recipe at 'egs/nowhere'"),
+        (["--baseline"], "--baseline needs a value"),
+        (["--methods", "ctc skd", "--baseline", "cct"], "no baseline 'cct' among the methods: ctc skd"),
         (["fast"], "neither an option nor KEY=VALUE"),
-        (["--methods", "skd mine/skd.yaml"], "two methods are called 'skd'"),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
@@ -45,6 +46,8 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 
 
 def test_wrong_configuration_is_found_before_anything_starts() -> None:
+    done = run_sh("--quick", "--methods", "skd ctcsd/conf/methods/skd.yaml")
+    assert done.returncode == 1 and "two methods are called 'skd'" in done.stderr
     done = run_sh("--quick", "--methods", "ctc skdd")
     assert done.returncode == 1
     assert "no method 'skdd'; did you mean 'skd'" in done.stderr

@@ -1,14 +1,16 @@
-"""recogs-, errs- and wer-summary- files in icefall's layout."""
+"""recogs-, errs- and wer-summary- files in icefall's layout, and JSON lines."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import kaldialign
 
+from ctcsd.errors import UserError
 from ctcsd.score.wer import WerStats, wer
 
 EPS = "*"
@@ -69,6 +71,24 @@ def write_summary(path: Path, rows: Sequence[tuple[str, float]]) -> None:
     """`settings WER`, best first."""
     lines = [f"{key}\t{rate:.2f}\n" for key, rate in sorted(rows, key=lambda row: row[1])]
     path.write_text("settings\tWER\n" + "".join(lines), encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """One JSON object per line, written beside the target and renamed at the end."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """What `write_jsonl` wrote; raises UserError where it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except OSError:
+        raise UserError(f"{path} is missing: run stage 5") from None
+    except ValueError:
+        raise UserError(f"{path}: damaged: run stage 5 again") from None
 
 
 def _descending(counts: Counter) -> list:

@@ -3,42 +3,86 @@
 from __future__ import annotations
 
 import platform
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from ctcsd.errors import UserError
 from ctcsd.run_dir import RunDir
+from ctcsd.score.paired import paired_table
 from ctcsd.score.run import decoder_agreement, read_rows, result_files
-from ctcsd.score.tables import results_table
+from ctcsd.score.tables import Row, label, results_table
+
+# Row key -> what its column means.
+COLUMN_NOTES = {
+    "agreement": "agreement: share of test frames on which student and teacher exit have the same most probable token "
+    "(in brackets: where the teacher's is not blank)",
+    "ref_agreement": "ref. agreement: the same with the separate teacher",
+    "spike_offset_ms": "spike offset: mean distance of the student's spikes from those of the teacher exit",
+}
+PAIRED_NOTE = (
+    "difference: error rate minus the baseline's in percentage points, on the test split, over the seeds that both "
+    "have; interval and probability of improvement from a paired bootstrap over utterances (Bisani and Ney 2004)"
+)
 
 
-def results_report(exp_dir: Path, command: str = "") -> tuple[str, str]:
-    """The table for the screen, and RESULTS.md with the command, revisions and sizes beside it.
+def results_report(
+    exp_dir: Path,
+    command: str = "",
+    methods: Sequence[str] = (),
+    decoder: str | None = None,
+    baseline: str | None = None,
+) -> tuple[str, str]:
+    """The tables for the screen, and RESULTS.md with the command, revisions and sizes beside them.
+
+    Args:
+        methods: these stand first, in this order.
+        decoder: list this search method only.
+        baseline: the method that the others are compared with; None: ctc, where it is among others.
 
     Raises:
-        UserError: there are no results yet.
+        UserError: there are no results yet, none of that decoder or baseline, or none that fit one table.
     """
-    rows = read_rows(exp_dir)
-    splits = list(OrderedDict.fromkeys(row["split"] for row in rows))
+    order = {name: position for position, name in enumerate(methods)}
+    rows = sorted(_of_decoder(read_rows(exp_dir), decoder), key=lambda row: order.get(row["method"], len(order)))
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    _check_one_table(rows, splits)
     dev, test = splits[0], splits[-1]
-    table = results_table(rows, dev, test)
-    notes = _notes(rows, test)
-    notes += _search_agreement(exp_dir, test)
-    body = "\n".join(f"- {note}" for note in notes)
-    markdown = f"# Results\n\n{table}\n\n{body}\n"
+    last = [row for row in rows if row["split"] == test]
+    tables = [table for table in (results_table(rows, dev, test), paired_table(last, baseline)) if table]
+    notes = _notes(last, paired=len(tables) > 1) + _search_agreement(exp_dir, test)
+    text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)])
+    markdown = f"# Results\n\n{text}\n"
     if command:
         markdown += f"\nCommand:\n\n    {command}\n"
-    return f"{table}\n\n{body}", markdown
+    return text, markdown
 
 
-def _notes(rows: list[dict[str, Any]], test: str) -> list[str]:
-    first = next(row for row in rows if row["split"] == test)
+def _of_decoder(rows: list[Row], decoder: str | None) -> list[Row]:
+    known = dict.fromkeys(row["decoder"] for row in rows)
+    if decoder and decoder not in known:
+        raise UserError(f"no results of the decoder '{decoder}'; there are: {', '.join(known)}")
+    return [row for row in rows if decoder in (None, row["decoder"])]
+
+
+def _check_one_table(rows: Sequence[Row], splits: Sequence[str]) -> None:
+    if len(splits) > 2:
+        raise UserError(f"runs on different splits ({', '.join(splits)}): name a folder whose runs share theirs")
+    folders: dict[tuple[str, int], str] = {}
+    for row in rows:
+        first = folders.setdefault((label(row), row["seed"]), row["folder"])
+        if first != row["folder"]:
+            both = f"{first} and {row['folder']}"
+            raise UserError(f"{both} are both {label(row)} with seed {row['seed']}: name a folder that holds only one")
+
+
+def _notes(rows: Sequence[Row], paired: bool) -> list[str]:
+    """What the reader of the tables must know; `rows` are those of the test split."""
     trained = sorted({row["trained_at"] for row in rows})
     return [
-        f"WER and CER in percent over {first['utterances']} test utterances ({first['words']} words), "
-        "with 95 % bootstrap intervals over utterances (10,000 resamples)",
-        "agreement: share of test frames on which student and teacher exit have the same most probable token "
-        "(in brackets: where the teacher's is not blank)",
+        f"WER and CER in percent over {rows[0]['utterances']} test utterances ({rows[0]['words']} words), with 95 % "
+        "bootstrap intervals over utterances (10,000 resamples), or mean ± sample standard deviation over the seeds",
+        *(note for key, note in COLUMN_NOTES.items() if any(row.get(key) is not None for row in rows)),
+        *([PAIRED_NOTE] if paired else []),
         f"revision of the code: {', '.join(trained)}; {platform.machine()}, Python {platform.python_version()}",
     ]
 

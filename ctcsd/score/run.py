@@ -9,11 +9,10 @@ from typing import Any
 
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.errors import UserError
-from ctcsd.posteriors import PosteriorReader
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
-from ctcsd.score.alignment import frame_agreement
-from ctcsd.score.files import write_errs, write_recogs, write_summary
+from ctcsd.score.agreement import agreement_of_run
+from ctcsd.score.files import read_jsonl, write_errs, write_jsonl, write_recogs, write_summary
 from ctcsd.score.significance import bootstrap_interval
 from ctcsd.score.wer import characters, utterance_errors, wer
 
@@ -23,12 +22,14 @@ def score_run(
     references: Mapping[str, Mapping[str, str]],
     methods: Sequence[str],
     exits: Sequence[str],
+    reference: RunDir | None = None,
 ) -> list[dict[str, Any]]:
-    """Score the hypotheses of a run; writes recogs-, errs-, cers- and wer-summary- files and `results.jsonl`.
+    """Score the hypotheses of a run: recogs-, errs-, cers-, utterances- and wer-summary- files, and `results.jsonl`.
 
     Args:
         references: split -> cut id -> reference text.
         methods: search methods; exits: exit names.
+        reference: the run of a separate teacher, with which the student's frames are compared.
 
     Raises:
         UserError: hypotheses are missing, or are not those of the split.
@@ -36,7 +37,7 @@ def score_run(
     record = run.train_record()
     rows = []
     for split, texts in references.items():
-        agreement = _agreement(run, split)
+        agreement = agreement_of_run(run, split, reference)
         for method in methods:
             summary = []
             for exit in exits:
@@ -45,6 +46,7 @@ def score_run(
                 rows.append(
                     {
                         **{key: record[key] for key in ("corpus", "method", "seed")},
+                        "init_from": record.get("init_from"),
                         "exit": exit,
                         "parameters": record["parameters"][exit],
                         "decoder": method,
@@ -59,9 +61,7 @@ def score_run(
                     }
                 )
             write_summary(run.decoded(method) / f"wer-summary-{split}.txt", summary)
-    partial = run.results.with_name(f".{run.results.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.rename(run.results)
+    write_jsonl(run.results, rows)
     return rows
 
 
@@ -78,8 +78,10 @@ def _score(run: RunDir, method: str, split: str, exit: str, texts: Mapping[str, 
     write_recogs(folder / f"recogs-{split}-{exit}.txt", words)
     stats = write_errs(folder / f"errs-{split}-{exit}.txt", f"{split}-{exit}", words)
     cer = write_errs(folder / f"cers-{split}-{exit}.txt", f"{split}-{exit}", chars)
-    counts = [utterance_errors(reference, hypothesis) for _, reference, hypothesis in words]
-    low, high = bootstrap_interval([c.errors for c in counts], [c.words for c in counts])
+    counts = [_counts(cut_id, texts[cut_id], found[cut_id]) for cut_id in sorted(texts)]
+    write_jsonl(run.utterances(method, split, exit), counts)
+    low, high = bootstrap_interval([c["word_errors"] for c in counts], [c["words"] for c in counts])
+    cer_low, cer_high = bootstrap_interval([c["char_errors"] for c in counts], [c["chars"] for c in counts])
     return {
         "utterances": len(words),
         "words": stats.words,
@@ -90,6 +92,21 @@ def _score(run: RunDir, method: str, split: str, exit: str, texts: Mapping[str, 
         "dels": stats.dels,
         "subs": stats.subs,
         "cer": round(cer.rate, 2),
+        "cer_low": round(cer_low, 2),
+        "cer_high": round(cer_high, 2),
+    }
+
+
+def _counts(cut_id: str, reference: str, hypothesis: str) -> dict[str, Any]:
+    """What a paired comparison needs of an utterance."""
+    words = utterance_errors(reference.split(), hypothesis.split())
+    chars = utterance_errors(characters(reference), characters(hypothesis))
+    return {
+        "cut_id": cut_id,
+        "word_errors": words.errors,
+        "words": words.words,
+        "char_errors": chars.errors,
+        "chars": chars.words,
     }
 
 
@@ -103,19 +120,6 @@ def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
             f"{run.hypotheses(method, split, exit)} is not whole ({marker.name} is missing): run stage 4"
         ) from None
     return {key: value for key, value in held.items() if not key.startswith("file ")}
-
-
-def _agreement(run: RunDir, split: str) -> dict[str, Any]:
-    """Frame agreement of the student with the teacher of the same encoder, where there are both."""
-    student, teacher = run.archive(split, "student"), run.archive(split, "teacher")
-    if not (student.is_dir() and teacher.is_dir()):
-        return {}
-    agreed = frame_agreement(PosteriorReader(teacher), PosteriorReader(student))
-    return {
-        "agreement": round(agreed.accuracy, 2),
-        "agreement_nonblank": round(agreed.nonblank_accuracy, 2),
-        "student_blank_share": round(agreed.blank_share, 2),
-    }
 
 
 def decoder_agreement(run: RunDir, split: str, exit: str, first: str, second: str) -> float:
@@ -132,17 +136,12 @@ def result_files(exp_dir: Path) -> list[Path]:
 
 
 def read_rows(exp_dir: Path) -> list[dict[str, Any]]:
-    """All result rows below a folder.
+    """All result rows below a folder; `folder` is that of the run.
 
     Raises:
         UserError: there is none, or a file is damaged.
     """
-    rows = []
-    for path in result_files(exp_dir):
-        try:
-            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        except ValueError:
-            raise UserError(f"{path}: damaged: run stage 5 again") from None
+    rows = [{**row, "folder": str(path.parent)} for path in result_files(exp_dir) for row in read_jsonl(path)]
     if not rows:
         raise UserError(f"no results below {exp_dir}: run stage 5")
     return rows

@@ -1,41 +1,38 @@
-"""Result rows as a Markdown table."""
+"""Result rows as a Markdown table: one line per method, exit and search method, over the seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
-HEADER = ("method", "exit", "parameters", "decoder", "dev WER", "test WER", "test CER", "agreement", "training")
+Row = dict[str, Any]
+WARM = " (warm)"
 
 
-def results_table(rows: Sequence[dict[str, Any]], dev: str, test: str) -> str:
-    """One line per method, seed, exit and decoder; WER with its 95 % bootstrap interval, all in percent.
+def label(row: Row) -> str:
+    """The name of a row's method in tables: one that started from another model is marked as warm."""
+    return row["method"] + (WARM if row.get("init_from") else "")
 
-    `agreement` is the share of test frames on which student and teacher exit have the same most probable token;
-    in brackets, over the frames where the teacher's is not blank.
+
+def with_seeds(name: str, seeds: int) -> str:
+    """A method's name with the number of its seeds, where that is more than one."""
+    return f"{name}, {seeds} seeds" if seeds > 1 else name
+
+
+def results_table(rows: Sequence[Row], dev: str, test: str) -> str:
+    """One line per method, exit and decoder, in the order of the rows; columns that no row fills are left out.
+
+    A rate of one seed stands with its bootstrap interval, one of several seeds as mean and sample standard deviation;
+    all other columns hold the mean over the seeds, and the peak memory the maximum. Rates and agreement are in percent.
     """
-    grouped: dict[tuple, dict[str, dict[str, Any]]] = {}
+    grouped: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        key = (row["method"], row["seed"], row["exit"], row["decoder"])
-        grouped.setdefault(key, {})[row["split"]] = row
-    several = len({row["seed"] for row in rows}) > 1
-    lines = []
-    for (method, seed, exit, decoder), splits in grouped.items():
-        any_row = next(iter(splits.values()))
-        lines.append(
-            (
-                f"{method} (seed {seed})" if several else method,
-                exit,
-                f"{any_row['parameters'] / 1e6:.2f} M",
-                decoder,
-                _rate(splits.get(dev)),
-                _rate(splits.get(test)),
-                f"{splits[test]['cer']:.1f}" if test in splits else "-",
-                _agreement(splits.get(test)),
-                f"{any_row['train_seconds'] / 60:.1f} min",
-            )
-        )
-    return markdown(HEADER, lines)
+        splits = grouped.setdefault((label(row), row["exit"], row["decoder"]), {})
+        splits.setdefault(row["split"], []).append(row)
+    lines = [_cells(splits.get(dev, []), splits.get(test, [])) for splits in grouped.values()]
+    header = [name for name in lines[0] if any(line[name] for line in lines)]
+    return markdown(header, [[line[name] or "-" for name in header] for line in lines])
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -48,11 +45,41 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([row(header), row(["-" * width for width in widths]), *(row(line) for line in lines)])
 
 
-def _rate(row: dict[str, Any] | None) -> str:
-    return f"{row['wer']:.1f} [{row['wer_low']:.1f}, {row['wer_high']:.1f}]" if row else "-"
+def _cells(dev: Sequence[Row], test: Sequence[Row]) -> dict[str, str]:
+    """Column -> text of one line, empty where nothing is known."""
+    runs = test or dev
+    return {
+        "method": with_seeds(label(runs[0]), len(runs)),
+        "exit": runs[0]["exit"],
+        "parameters": f"{runs[0]['parameters'] / 1e6:.2f} M",
+        "decoder": runs[0]["decoder"],
+        "dev WER": _rate(dev, "wer"),
+        "test WER": _rate(test, "wer"),
+        "test CER": _rate(test, "cer"),
+        "agreement": _agreement(test, ""),
+        "ref. agreement": _agreement(test, "ref_"),
+        "spike offset": _mean(test, "spike_offset_ms", "{:.0f} ms"),
+        "training": f"{fmean(row['train_seconds'] for row in runs) / 60:.1f} min",
+        "peak memory": f"{max(row['peak_memory_mib'] for row in runs)} MiB",
+    }
 
 
-def _agreement(row: dict[str, Any] | None) -> str:
-    if not row or "agreement" not in row:
-        return "-"
-    return f"{row['agreement']:.1f} ({row['agreement_nonblank']:.1f})"
+def _rate(runs: Sequence[Row], unit: str) -> str:
+    """`value [interval]` of one run, `mean ± sample standard deviation` of several."""
+    if len(runs) > 1:
+        rates = [row[unit] for row in runs]
+        return f"{fmean(rates):.1f} ± {stdev(rates):.1f}"
+    return (
+        _mean(runs, unit, "{:.1f}") + _mean(runs, f"{unit}_low", " [{:.1f}, ") + _mean(runs, f"{unit}_high", "{:.1f}]")
+    )
+
+
+def _agreement(runs: Sequence[Row], whose: str) -> str:
+    """Over all frames, and in brackets over those where the teacher's most probable token is not blank."""
+    nonblank = _mean(runs, f"{whose}agreement_nonblank", " ({:.1f})")
+    return _mean(runs, f"{whose}agreement", "{:.1f}") + nonblank
+
+
+def _mean(runs: Sequence[Row], key: str, pattern: str) -> str:
+    values = [row[key] for row in runs if row.get(key) is not None]
+    return pattern.format(fmean(values)) if values else ""

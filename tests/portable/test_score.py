@@ -1,4 +1,4 @@
-"""Error rates, intervals, agreement and icefall's files, in either interpreter."""
+"""Error rates, intervals and icefall's files, in either interpreter."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_log_probs
 
-from ctcsd.errors import UserError
 from ctcsd.score import WerStats, wer
-from ctcsd.score.alignment import frame_agreement
 from ctcsd.score.files import write_errs, write_recogs, write_summary
 from ctcsd.score.significance import bootstrap_interval
 from ctcsd.score.wer import characters, utterance_errors
@@ -68,28 +65,6 @@ def test_bootstrap_interval() -> None:
     assert bootstrap_interval([0, 0], [3, 4]) == (0.0, 0.0)
     with pytest.raises(ValueError, match="per utterance"):
         bootstrap_interval([], [])
-
-
-def test_frame_agreement_by_hand() -> None:
-    def archive(*paths: list):
-        return [(f"u{i}", np.log(np.eye(4)[path] + 1e-3)) for i, path in enumerate(paths)]
-
-    teacher, student = archive([0, 1, 0, 2], [3]), archive([0, 1, 1, 0], [3])
-    found = frame_agreement(teacher, student)
-    assert (found.frames, found.agree, found.nonblank, found.nonblank_agree) == (5, 3, 3, 2)
-    assert found.accuracy == 60.0
-    assert found.blank_share == 40.0
-    same = frame_agreement(teacher, teacher)
-    assert same.accuracy == same.nonblank_accuracy == 100.0
-
-
-def test_frame_agreement_refuses_other_archives() -> None:
-    rng = np.random.default_rng(0)
-    a = [("u0", random_log_probs(rng, 3, 4))]
-    with pytest.raises(UserError, match="teacher and student archives differ"):
-        frame_agreement(a, [])
-    with pytest.raises(UserError, match="teacher and student archives differ"):
-        frame_agreement(a, [("u0", random_log_probs(rng, 4, 4))])
 
 
 def test_files_in_icefalls_layout(tmp_path: Path) -> None:

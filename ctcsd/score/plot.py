@@ -1,0 +1,73 @@
+"""Pictures of the alignment metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctcsd.errors import UserError
+from ctcsd.score.alignment import Alignment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EDGE = 12  # frames; spikes that are farther off are shown there
+SHARES = {
+    "agreement": "agreement",
+    "agreement_nonblank": "agreement where\nteacher not blank",
+    "nonblank_to_blank": "student blank where\nteacher not blank",
+    "teacher_blank_share": "teacher blank",
+    "student_blank_share": "student blank",
+    "spikes_matched": "teacher's spikes\nmatched",
+    "spikes_within_one_frame": "matched spikes\nwithin one frame",
+}
+
+
+def plot_alignment(path: Path, found: Alignment, title: str) -> None:
+    """A PNG: the offsets of the matched spikes in milliseconds, and the accuracies and shares in percent.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(f"{path.name} needs matplotlib, which is not installed: pip install matplotlib") from None
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    figure.suptitle(title)
+    _offsets(left, found)
+    _shares(right, found)
+    partial = path.with_name(f".{path.name}.partial")
+    canvas.print_png(partial)
+    partial.replace(path)
+
+
+def _offsets(axes: Axes, found: Alignment) -> None:
+    shown: Counter[int] = Counter()
+    for offset, count in found.offsets.items():
+        shown[max(-EDGE, min(EDGE, offset))] += count
+    shift = 1000.0 * found.frame_shift
+    axes.bar([shift * offset for offset in shown], [100.0 * n / found.matched for n in shown.values()], 0.9 * shift)
+    axes.set_xlim(-(EDGE + 1) * shift, (EDGE + 1) * shift)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_xlabel("student minus teacher in ms (outermost bars: and beyond)")
+    axes.set_ylabel("matched spikes in %")
+    axes.set_title(
+        f"{found.matched} matched spikes: mean {found.mean_offset_ms:+.1f} ms, "
+        f"absolute {found.mean_absolute_offset_ms:.1f} ms",
+        fontsize="medium",
+    )
+
+
+def _shares(axes: Axes, found: Alignment) -> None:
+    figures = found.figures()
+    bars = axes.barh(list(SHARES.values()), [figures[name] for name in SHARES])
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 112.0)
+    axes.set_xlabel("%")
+    axes.set_title(f"{found.frames} frames, {found.spikes} spikes of the teacher", fontsize="medium")
