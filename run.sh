@@ -11,7 +11,7 @@ Usage: ./run.sh [OPTION]... [KEY=VALUE]...
 Set up on first use, then run the stages of a recipe and print the table of results:
   0 data        download, check and split the corpus   -> RECIPE/data/manifests
   1 features    80-bin log-mel filterbank              -> RECIPE/data/fbank80
-  2 lang        characters or BPE                      -> RECIPE/data/lang_*
+  2 lang        characters or BPE, lexicon, n-gram LM  -> RECIPE/data/lang_*
   3 train       every method and seed                  -> EXP/METHOD/seedN
   4 decode      posteriors, then search (greedy, k2)   -> EXP/METHOD/seedN/{posteriors,decode}
   5 score       WER, CER, intervals, comparisons       -> EXP/RESULTS.md

@@ -93,9 +93,10 @@ def lm(
     write_arpa(model, out)
     print(f"{out}: {model.describe()}", flush=True)
     del model
-    arpa = read_arpa(out) if dev else None
-    for path in dev or []:
-        print(f"{path}: {perplexity(arpa, lines_of(path))}")
+    if dev:
+        arpa = read_arpa(out)
+        for path in dev:
+            print(f"{path}: {perplexity(arpa, lines_of(path))}")
 
 
 @app.command()

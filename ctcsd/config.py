@@ -123,17 +123,28 @@ class TrainConfig:
     precision: str = "auto"  # auto | 32 | bf16
     average: int = 3  # how many of the best checkpoints are kept and averaged
     evaluate_every: int = 1  # epochs
+    save_minutes: float = 10.0  # between checkpoints within an epoch; each epoch ends with one
     devices: int = 1
 
 
 @dataclass
 class DecodeConfig:
-    """Search methods to run on every exit, and their options."""
+    """Search methods to run on every exit, and their options; docs/decoding.md has them by method."""
 
     methods: list[str] = field(default_factory=lambda: ["greedy", "k2-1best"])
-    search_beam: float = 20.0
-    output_beam: float = 8.0
-    max_active: int = 10000
+    prior: Optional[str] = None  # .npy of the tokens' probabilities
+    prior_scale: float = 0.0  # prior_scale * ln prior is subtracted from the log-probs
+    lm_scale: Optional[float] = None  # of ln p(words); default: 0.5 where the search has a language model
+    word_score: float = 0.0  # beam: added for each word
+    lexicon: bool = False  # beam: only words of lexicon.txt
+    beam: int = 20  # beam: hypotheses kept after each frame
+    beam_threshold: float = 50.0  # beam: nats behind the best one
+    beam_tokens: int = 0  # beam: tokens of a frame that are tried, the best ones; 0: all
+    graph: str = "HLG"  # wfst: H | HL | HLG
+    max_arcs: int = 20_000_000  # wfst: a larger graph is not made
+    search_beam: float = 20.0  # wfst and k2: nats behind the best path so far
+    output_beam: float = 8.0  # k2: nats behind the best path, of paths kept in the lattice
+    max_active: int = 10000  # wfst and k2: states of a frame
 
 
 @dataclass

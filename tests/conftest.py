@@ -40,8 +40,5 @@ def make_archive(tmp_path: Path, table: TokenTable):
     return make
 
 
-def random_log_probs(rng: np.random.Generator, frames: int, vocab_size: int, peak: float = 3.0) -> np.ndarray:
-    """(T, V) float32 log-probabilities, the peakier the larger `peak`."""
-    logits = rng.normal(size=(frames, vocab_size)) * peak
-    logits -= np.log(np.exp(logits).sum(1, keepdims=True)) if frames else 0.0
-    return logits.astype(np.float32)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="how often the kill-loop kills a training (default 3)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Callable, NamedTuple
 
 import torch
@@ -114,6 +116,16 @@ def bucketing_sampler(
     )
     sampler.set_epoch(epoch)
     return sampler
+
+
+class Behind:
+    """The batches of a sampler behind the first `done`, which a resumed epoch has seen."""
+
+    def __init__(self, sampler: Iterable[CutSet], done: int) -> None:
+        self.sampler, self.done = sampler, done
+
+    def __iter__(self) -> Iterator[CutSet]:
+        return islice(iter(self.sampler), self.done, None)
 
 
 def in_order(cuts: CutSet, max_duration: float) -> list[CutSet]:

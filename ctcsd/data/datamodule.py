@@ -10,7 +10,7 @@ from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader
 
 from ctcsd.config import Config
-from ctcsd.data.batches import CtcDataset, bucketing_sampler, in_order, trainable
+from ctcsd.data.batches import Behind, CtcDataset, bucketing_sampler, in_order, trainable
 from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.text.tokenizer import Tokenizer
 
@@ -51,10 +51,13 @@ class CorpusDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        epoch = self.trainer.current_epoch if self.trainer else 0
+        epoch, done = 0, 0
+        if self.trainer:
+            epoch = self.trainer.current_epoch
+            done = int(self.trainer.lightning_module.done_batches)  # type: ignore[arg-type]
         return DataLoader(
             CtcDataset(self._train_encode),
-            sampler=self._sampler(epoch),
+            sampler=Behind(self._sampler(epoch), done),
             batch_size=None,
             num_workers=self.cfg.data.workers,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 from ctcsd.config import Config, LangConfig
 from ctcsd.errors import UserError
 from ctcsd.stamp import depends, mark, up_to_date
-from ctcsd.text.lang import make_lang
+from ctcsd.text.lang import LM_FILE, make_lang
 
 SAMPLE_RATE = 16000
 
@@ -97,10 +98,13 @@ def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
     """
     source = data_dir / "manifests" / f"cuts_{cfg.text}.jsonl.gz"
     marker = lang_dir.with_name(f".{lang_dir.name}.done")
-    needs = depends({"unit": cfg.unit, "vocab_size": cfg.vocab_size}, [source])
-    if up_to_date(lang_dir.name, marker, needs, [lang_dir / "tokens.txt"]):
+    lm_text = Path(cfg.lm_text) if cfg.lm_text else None
+    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "text"}
+    needs = depends(options, [source] + ([lm_text] if lm_text else []))
+    outputs = ["tokens.txt", "words.txt", "lexicon.txt"] + ([LM_FILE] if cfg.lm_order else [])
+    if up_to_date(lang_dir.name, marker, needs, [lang_dir / name for name in outputs]):
         return
     texts = [s.text for cut in load_cuts(source, stage=0) for s in cut.supervisions if s.text]
-    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size)
+    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size, cfg.lm_order, lm_text, cfg.lm_prune)
     mark(marker, needs)
     print(f"{lang_dir}: {len(table)} tokens ({cfg.unit})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from ctcsd.data.manifests import write_manifests
 from ctcsd.data.report import build_report, report_text
 from ctcsd.data.splits import SPLITS
 from ctcsd.errors import UserError
+from ctcsd.lock import locked
 
 PARTIAL = ".preparing"
 FAILED = "dropped.failed.tsv"
@@ -32,12 +32,8 @@ class Output:
 
     def __enter__(self) -> Output:
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.out_dir, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UserError(f"another preparation is writing into {self.out_dir}") from None
+        self._lock = locked(self.out_dir, f"another preparation is writing into {self.out_dir}")
+        self._lock.__enter__()
         shutil.rmtree(self.partial, ignore_errors=True)  # of a killed run
         self.audio.mkdir(parents=True)
         return self
@@ -46,7 +42,7 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
-        os.close(self._lock)
+        self._lock.__exit__(None, None, None)
 
     def drop(self, utterance_id: str, drop: Drop) -> None:
         self.dropped.append((utterance_id, drop))

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ctcsd.errors import UserError
-from ctcsd.text.tokenizer import TokenTable, train_bpe, train_chars
+from ctcsd.text.arpa import write_arpa
+from ctcsd.text.files import lines_of
+from ctcsd.text.lexicon import lexicon_lines, spell, word_lines
+from ctcsd.text.ngram import estimate
+from ctcsd.text.tokenizer import Tokenizer, TokenTable, train_bpe, train_chars
 
 UNITS = ("char", "bpe")
+LM_FILE = "lm.arpa"
 
 
-def make_lang(texts: Iterable[str], lang_dir: Path, unit: str, vocab_size: int) -> TokenTable:
-    """Write `tokens.txt`, `text` (what the units were made from) and, for BPE, `bpe.model`; all or nothing.
+def make_lang(
+    texts: Iterable[str],
+    lang_dir: Path,
+    unit: str,
+    vocab_size: int,
+    lm_order: int = 3,
+    lm_text: Path | None = None,
+    lm_prune: Sequence[int] = (),
+) -> TokenTable:
+    """Write a lang dir; all or nothing.
+
+    `tokens.txt`, `text` (what the units were made from) and, for BPE, `bpe.model`; `words.txt` and `lexicon.txt` (the
+    words of the texts and of `lm_text`, spelt with the tokens); and, unless lm_order is 0, `lm.arpa`, estimated from
+    the texts and the lines of `lm_text`, whose words that the tokens cannot spell are <unk>.
 
     Raises:
-        UserError: an unknown unit, no text, or a BPE size that does not fit the text.
+        UserError: an unknown unit, no text, a BPE size that does not fit the text, as `estimate`, or no lm_text.
     """
     if unit not in UNITS:
         raise UserError(f"no unit '{unit}'; known: {', '.join(UNITS)}")
@@ -28,9 +45,28 @@ def make_lang(texts: Iterable[str], lang_dir: Path, unit: str, vocab_size: int) 
         table = train_chars(texts) if unit == "char" else train_bpe(texts, vocab_size, partial / "bpe.model")
         (partial / "tokens.txt").write_text(table.text, encoding="utf-8")
         (partial / "text").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        _write_words_and_lm(partial, texts, lm_order, lm_text, lm_prune)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(lang_dir, ignore_errors=True)
     partial.rename(lang_dir)
     return table
+
+
+def _write_words_and_lm(
+    lang_dir: Path, texts: list[str], lm_order: int, lm_text: Path | None, lm_prune: Sequence[int]
+) -> None:
+    def sentences() -> Iterator[str]:
+        yield from texts
+        if lm_text and lm_order:
+            yield from lines_of(lm_text)
+
+    lexicon, missing = spell((word for sentence in sentences() for word in sentence.split()), Tokenizer(lang_dir))
+    (lang_dir / "words.txt").write_text(word_lines(lexicon), encoding="utf-8")
+    (lang_dir / "lexicon.txt").write_text(lexicon_lines(lexicon), encoding="utf-8")
+    print(f"words: {len(lexicon)}" + (f"; {len(missing)} that the tokens cannot spell" if missing else ""), flush=True)
+    if lm_order:
+        model = estimate(sentences(), lm_order, lm_prune, lexicon)
+        write_arpa(model, lang_dir / LM_FILE)
+        print(f"language model: {model.describe()}", flush=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ctcsd.errors import UserError
+from ctcsd.text.files import read_symbols, symbol_lines
 
 BLANK_SYMBOL = "<blk>"
 SPACE = "\u2581"
@@ -26,27 +27,16 @@ class TokenTable:
             raise UserError("a token stands twice in the token table")
         self.symbols = list(symbols)
         self.ids = {symbol: i for i, symbol in enumerate(symbols)}
-        text = "".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols))
-        self.text = text
-        self.fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        self.text = symbol_lines(symbols)
+        self.fingerprint = hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
     @classmethod
     def load(cls, lang_dir: Path) -> TokenTable:
         """Read `lang_dir/tokens.txt`; raises UserError naming the first broken line."""
         path = Path(lang_dir) / "tokens.txt"
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: {error.__class__.__name__}: run stage 2 to make the lang dir") from None
-        symbols: list[str] = []
-        for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            symbol, _, index = line.rpartition(" ")
-            if not symbol or index != str(len(symbols)):
-                raise UserError(f"{path}: line {number} should read 'SYMBOL {len(symbols)}'")
-            symbols.append(symbol)
-        return cls(symbols)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file: run stage 2 to make the lang dir")
+        return cls(read_symbols(path))
 
     def __len__(self) -> int:
         return len(self.symbols)

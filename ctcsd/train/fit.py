@@ -21,6 +21,7 @@ from ctcsd.data.datamodule import CorpusDataModule
 from ctcsd.data.features import cuts_file
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.errors import UserError
+from ctcsd.lock import locked
 from ctcsd.model import SharedEncoderCtc
 from ctcsd.posteriors import MANIFEST, PosteriorReader
 from ctcsd.revision import revision
@@ -41,30 +42,50 @@ from ctcsd.train.infer import posteriors_run
 from ctcsd.train.method import check, make_objective, resolve_depends
 from ctcsd.train.module import CtcModule
 from ctcsd.train.progress import EpochLine, bars
+from ctcsd.train.resume import TimedCheckpoint, newest_whole
+
+# What may change without making the same training another one.
+NEUTRAL = {
+    "data": ("test", "workers"),
+    "lang": ("lm_order", "lm_text", "lm_prune"),
+    "train": ("save_minutes",),
+}
 
 
 def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     """Stage 3: train unless it was done; go on with an interrupted training of the same configuration.
 
     A run of another configuration, data or lang dir in the same folder is moved aside to `.old/` beside it, once the
-    new one is known to fit together.
+    new one is known to fit together. Two trainings never write into one folder.
 
     Raises:
         UserError: as `fit`; or the folder holds something else than a run, or what it depends on is not trained.
     """
     resolve_depends(cfg, run_dir)
     options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "decode"}
-    options["data"] = {key: value for key, value in options["data"].items() if key not in ("test", "workers")}
+    for section, ignored in NEUTRAL.items():
+        options[section] = {key: value for key, value in options[section].items() if key not in ignored}
     inputs = [cuts_file(data_dir, cfg, split) for split in (cfg.data.train, cfg.data.dev)] + [lang_dir / "tokens.txt"]
     for other in (cfg.distill.checkpoint, cfg.init_from):
         inputs += [Path(other) / name for name in (MODEL_FILE, CONFIG_FILE)] if other else []
     if cfg.distill.archive:
         inputs.append(Path(cfg.distill.archive) / MANIFEST)
     needs = depends(options, inputs)
-    begun, done = run_dir / ".begun", run_dir / ".done"
+    done = run_dir / ".done"
     if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
         return
-    module, data = _build(cfg, data_dir, lang_dir)
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir.parent / f".{run_dir.name}.lock", f"another training is writing into {run_dir}"):
+        module, data = _build(cfg, data_dir, lang_dir)
+        _begin(run_dir, needs)
+        result = fit(module, data, run_dir)
+        mark(done, needs)
+    print(f"{run_dir}: {result['seconds'] / 60:.1f} minutes, peak memory {result['peak_memory_mib']} MiB")
+
+
+def _begin(run_dir: Path, needs: dict[str, Any]) -> None:
+    """Leave run_dir holding nothing, or an interrupted run of the same needs; another run is moved to `.old/`."""
+    begun = run_dir / ".begun"
     if run_dir.exists() and any(run_dir.iterdir()) and changed(begun, needs):
         if not begun.is_file():
             raise UserError(f"{run_dir} is not empty and holds no run: give another folder")
@@ -74,11 +95,8 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         aside.parent.mkdir(exist_ok=True)
         run_dir.rename(aside)
         print(f"an earlier run of another configuration was moved to {aside}")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir.mkdir(exist_ok=True)
     mark(begun, needs)
-    result = fit(module, data, run_dir)
-    mark(done, needs)
-    print(f"{run_dir}: {result['seconds'] / 60:.1f} minutes, peak memory {result['peak_memory_mib']} MiB")
 
 
 def _build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, CorpusDataModule]:
@@ -141,6 +159,7 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         monitor="dev_cer",
         save_top_k=cfg.train.average,
         every_n_epochs=cfg.train.evaluate_every,
+        enable_version_counter=False,  # an epoch that is trained again after a kill overwrites its own checkpoint
         save_on_train_epoch_end=True,
     )
     newest = ModelCheckpoint(
@@ -159,17 +178,24 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         check_val_every_n_epoch=cfg.train.evaluate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        callbacks=[line, best, newest, LearningRateMonitor("step"), *bars()],
+        callbacks=[
+            line,
+            best,
+            newest,
+            TimedCheckpoint(folder, cfg.train.save_minutes),
+            LearningRateMonitor("step"),
+            *bars(),
+        ],
         enable_progress_bar=bool(bars()),
         enable_model_summary=False,
         logger=TensorBoardLogger(run_dir, name="tensorboard", version=""),
         plugins=[AtomicCheckpointIO()],
     )
     _announce(cfg, model, data)
-    last = folder / "last.ckpt"
-    if last.is_file():
-        print(f"going on from {last}")
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    begun = newest_whole(folder)
+    if begun:
+        print(f"going on from {begun}", flush=True)
+    trainer.fit(module, data, ckpt_path=begun, weights_only=True)
 
     dev = _keep_best(module, data, trainer, best)
     save_model(model, run_dir, table.fingerprint)
@@ -200,7 +226,8 @@ def _keep_best(
     # By the files themselves: Lightning forgets its list where the run's folder was moved between two starts.
     ranked = sorted(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"), key=lambda p: float(p.stem.split("-cer")[1]))
     tried: list[tuple[float, str, dict[str, torch.Tensor], dict[str, float]]] = []
-    for name, paths in (("average", ranked), ("best", ranked[:1])):
+    # A kill may have left one more than is kept.
+    for name, paths in (("average", ranked[: module.cfg.train.average]), ("best", ranked[:1])):
         if name == "average" and len(ranked) < 2:
             continue
         state = average_checkpoints(paths)

@@ -22,6 +22,7 @@ from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.optim import make_optimizer
 
 BAD_STEPS_IN_A_ROW = 10
+CHECKPOINT_FORMAT = 1
 
 
 def monitored_exit(exits: dict[str, int]) -> str:
@@ -40,6 +41,7 @@ class CtcModule(L.LightningModule):
         self._teacher = teacher
         self.total_steps = 1
         self.audio_seconds = 0.0
+        self.done_batches = 0  # of the current epoch: a resumed one starts behind them
         self._bad_steps = 0
         self._errors: dict[str, list[tuple[WerStats, WerStats]]] = {}
 
@@ -51,11 +53,27 @@ class CtcModule(L.LightningModule):
         if isinstance(self._teacher, CheckpointTeacher):
             self._teacher.model.to(self.device)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ctcsd"] = {"format": CHECKPOINT_FORMAT, "done_batches": self.done_batches}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        found = checkpoint.get("ctcsd", {}).get("format")
+        if found != CHECKPOINT_FORMAT:
+            raise UserError(
+                f"a training checkpoint of format {found}, but this version writes {CHECKPOINT_FORMAT}: finish the "
+                "training with the version that began it, or move its folder away"
+            )
+        self.done_batches = checkpoint["ctcsd"]["done_batches"]
+
+    def on_train_epoch_end(self) -> None:
+        self.done_batches = 0
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Every step draws from its own seed: a resumed run goes on as if never stopped, whatever drew before it.
         torch.manual_seed((self.cfg.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        self.done_batches += 1
         self.audio_seconds += float(batch.lengths.sum()) / 100.0
         batch = batch.repeated(self.cfg.augment.views)
         outputs = self.model(spec_augment(batch.features, batch.lengths, self.cfg.augment), batch.lengths)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_log_probs
+from fakes import random_log_probs
 
 from ctcsd.decode.align import TokenSpan, align_tokens
 from ctcsd.decode.greedy import collapse

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import EXITS, LABELS, features, tiny_model
+from tiny import EXITS, LABELS, features, tiny_model
 
 from ctcsd.config import Config, load_config, method_file
 from ctcsd.data.feasibility import ctc_feasible

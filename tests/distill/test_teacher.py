@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import EXITS, IDS, LABELS, features, tiny_model
+from tiny import EXITS, IDS, LABELS, features, tiny_model
 
 from ctcsd.config import method_config, method_file
 from ctcsd.distill import Objective

@@ -8,7 +8,7 @@ from pathlib import Path
 import k2
 import numpy as np
 import pytest
-from conftest import random_log_probs
+from fakes import random_log_probs
 
 from ctcsd.decode import search
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_log_probs
+from fakes import random_log_probs
 from typer.testing import CliRunner
 
 from ctcsd.cli import app

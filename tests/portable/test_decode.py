@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_log_probs
+from fakes import random_log_probs
 
 from ctcsd.decode import search
 from ctcsd.decode.greedy import collapse, greedy
@@ -66,7 +66,7 @@ def test_empty_utterance(make_archive, lang_dir: Path) -> None:
 
 def test_bad_search_requests_are_one_line(make_archive, lang_dir: Path, tmp_path: Path) -> None:
     reader = make_archive([])
-    with pytest.raises(UserError, match="no search method 'gredy'; known: greedy, k2-1best"):
+    with pytest.raises(UserError, match="no search method 'gredy'; known: greedy, beam, wfst, k2-1best"):
         list(search(reader, lang_dir, "gredy"))
     with pytest.raises(UserError, match="takes no option 'beam'"):
         list(search(reader, lang_dir, "greedy", beam=3))

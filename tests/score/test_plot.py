@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_log_probs
+from fakes import random_log_probs
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from typer.testing import CliRunner

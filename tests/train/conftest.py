@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from console import REPOSITORY
 from lhotse import CutSet
 
 from ctcsd.config import Config, LangConfig
 from ctcsd.data.features import compute_features, lang_of_corpus, load_cuts
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +36,3 @@ def small_corpus(fotaq: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         compute_features(data, Config(), split, jobs=1)
     lang_of_corpus(data, data / "lang_char", LangConfig())
     return data
-
-
-def ctcsd(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run the console script as a user does."""
-    command = [sys.executable, "-m", "ctcsd", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, check=False)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, ctcsd
+from console import ctcsd
 from safetensors.torch import load_file
 
 from ctcsd.posteriors import PosteriorReader
@@ -67,30 +64,6 @@ def test_the_same_seed_gives_the_same_model(small_corpus: Path, tmp_path: Path) 
     a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
     assert all(a[key].equal(b[key]) for key in a)
     assert not all(a[key].equal(c[key]) for key in a)
-
-
-def test_killed_and_started_again_ends_with_the_same_model(small_corpus: Path, tmp_path: Path) -> None:
-    plain, killed = tmp_path / "plain", tmp_path / "killed"
-    longer = [*TINY, "train.epochs=6", "train.average=2"]
-    assert train(small_corpus, plain, "skd", *longer).returncode == 0
-    command = [sys.executable, "-m", "ctcsd", "train", "-m", "skd", "--data", small_corpus]
-    command += ["--lang", small_corpus / "lang_char", "--run", killed, *longer]
-    process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not (killed / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint to kill after"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "train.json").exists()
-    again = train(small_corpus, killed, "skd", *longer)
-    assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stdout
-    assert "epoch 1/6" not in again.stdout
-    a, b = (load_file(run / "model.safetensors") for run in (plain, killed))
-    assert all(a[key].equal(b[key]) for key in a)
-    third = train(small_corpus, killed, "skd", *longer)
-    assert third.returncode == 0 and "up to date" in third.stdout and "epoch" not in third.stdout
 
 
 def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Corners that every search method shares: nothing, NaN, the prior; and what a run does with failed utterances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from brute_force import add_words, small_utterances
+from fakes import random_log_probs
+
+from ctcsd.config import Config, DecodeConfig
+from ctcsd.decode import search
+from ctcsd.decode.hypothesis import read_hypotheses
+from ctcsd.decode.run import search_options, search_run
+from ctcsd.errors import UserError
+from ctcsd.posteriors import PosteriorWriter
+from ctcsd.run_dir import RunDir
+from ctcsd.text.tokenizer import TokenTable
+
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    ("greedy", {}),
+    ("beam", {}),
+    ("beam", {"lexicon": True}),
+    ("wfst", {"graph": "H"}),
+    ("wfst", {"graph": "HL"}),
+    ("wfst", {"graph": "HLG"}),
+]
+each_way = pytest.mark.parametrize(("method", "options"), WAYS)
+
+
+@each_way
+def test_order_changes_nothing(make_archive, lang_dir: Path, method: str, options: dict[str, Any]) -> None:
+    add_words(lang_dir)
+    utterances = small_utterances(0, 12)
+    there = list(search(make_archive(utterances), lang_dir, method, **options))
+    back = list(search(make_archive(utterances[::-1], "back"), lang_dir, method, **options))
+    assert there == back[::-1]
+    assert [h.cut_id for h in there] == [cut_id for cut_id, _ in utterances]
+
+
+@each_way
+def test_corners(make_archive, lang_dir: Path, method: str, options: dict[str, Any]) -> None:
+    add_words(lang_dir)
+    spelled = np.full((4, 5), -np.inf, dtype=np.float32)
+    spelled[[0, 1, 2, 3], [2, 3, 1, 4]] = 0.0  # "ab c"
+    blank = np.log(np.full((5, 5), 0.01, dtype=np.float32))
+    blank[:, 0] = np.log(0.96)
+    impossible = spelled.copy()
+    impossible[2] = -np.inf
+    reader = make_archive(
+        [
+            ("none", np.zeros((0, 5), np.float32)),
+            ("nan", spelled * np.nan),
+            ("spelled", spelled),
+            ("one", spelled[:1]),
+            ("impossible", impossible),
+            ("blank", blank),
+            ("infinite", np.full((1, 5), np.inf, np.float32)),
+        ]
+    )
+    found = {h.cut_id: h for h in search(reader, lang_dir, method, **options)}
+    assert {cut_id: h.text for cut_id, h in found.items()} == {
+        "none": "",
+        "nan": "",
+        "spelled": "ab c",
+        "one": "a",
+        "impossible": "",
+        "blank": "",
+        "infinite": "",
+    }
+    assert {cut_id: h.failure for cut_id, h in found.items() if h.failure} == {
+        "nan": "NaN in its posteriors",
+        "impossible": "no token is possible in frame 2",
+        "infinite": "an infinite posterior",
+    }
+    assert found["spelled"].tokens == [2, 3, 1, 4] and found["spelled"].frames == [0, 1, 2, 3]
+
+
+@each_way
+def test_the_prior_is_subtracted_once(
+    make_archive, lang_dir: Path, tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    add_words(lang_dir)
+    prior = np.array([0.7, 0.1, 0.1, 0.05, 0.05])
+    np.save(tmp_path / "prior.npy", prior)
+    utterances = small_utterances(1, 6)
+    less = [(cut_id, (p - 0.6 * np.log(prior)).astype(np.float32)) for cut_id, p in utterances]
+    reader = make_archive(utterances)
+    ours = search(reader, lang_dir, method, prior=str(tmp_path / "prior.npy"), prior_scale=0.6, **options)
+    for own, expected in zip(ours, search(make_archive(less, "less"), lang_dir, method, **options)):
+        assert own.text == expected.text
+        assert own.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_wrong_priors_are_one_line(make_archive, lang_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prior.npy"
+    for prior, words in (
+        (np.full(4, 0.25), r"has shape \(5,\) here, not \(4,\)"),
+        (np.log(np.full(5, 0.2)), "not their logarithms"),
+        (np.array([1.0, 0, 0, 0, 0]), "positive"),
+    ):
+        np.save(path, prior)
+        with pytest.raises(UserError, match=words):
+            list(search(make_archive([]), lang_dir, "greedy", prior=str(path), prior_scale=1.0))
+    path.write_text("text")
+    with pytest.raises(UserError, match="no prior can be read"):
+        list(search(make_archive([]), lang_dir, "greedy", prior=str(path), prior_scale=1.0))
+    with pytest.raises(UserError, match=r"wants decode\.prior"):
+        list(search(make_archive([]), lang_dir, "greedy", prior_scale=1.0))
+
+
+def test_a_run_goes_on_past_failures_and_says_so(
+    lang_dir: Path, table: TokenTable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = RunDir(tmp_path / "run")
+    cfg = Config()
+    good = random_log_probs(np.random.default_rng(0), 9, 5)
+    bad = good.copy()
+    bad[3, 1] = np.nan
+    for split, middle in (("dev", bad), ("test", good)):
+        with PosteriorWriter(run.archive(split, "teacher"), table) as writer:
+            for cut_id, log_probs in (("u1", good), ("u2", middle), ("u3", good)):
+                writer.write(cut_id, log_probs)
+        run.archive_marker(split, "teacher").write_text("{}")
+    for _ in range(2):  # the second time nothing is decoded, and the failure still stands
+        with pytest.raises(UserError, match="1 utterances could not be decoded .*/greedy/failed-dev-teacher.txt$"):
+            search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy"])
+    assert "greedy on test teacher: up to date" in capsys.readouterr().out
+    assert (run.decoded("greedy") / "failed-dev-teacher.txt").read_text() == "u2\tNaN in its posteriors\n"
+    assert not (run.decoded("greedy") / "failed-test-teacher.txt").exists()
+    texts = [h.text for h in read_hypotheses(run.hypotheses("greedy", "dev", "teacher"))]
+    assert texts[0] == texts[2] != "" and texts[1] == ""
+    with PosteriorWriter(run.archive("dev", "teacher"), table) as writer:
+        writer.write("u2", good)
+    run.archive_marker("dev", "teacher").write_text('{"made": "again"}')
+    search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy"])
+    assert not (run.decoded("greedy") / "failed-dev-teacher.txt").exists()
+
+
+def test_options_of_the_configuration() -> None:
+    cfg = DecodeConfig()
+    assert search_options("greedy", cfg) == {}
+    assert search_options("wfst", cfg).keys() == {"graph", "lm_scale", "search_beam", "max_active", "max_arcs"}
+    cfg.prior_scale, cfg.prior = 0.3, "prior.npy"
+    assert search_options("greedy", cfg) == {"prior": "prior.npy", "prior_scale": 0.3}
+    assert {"beam", "beam_tokens", "lexicon", "word_score"} <= search_options("beam", cfg).keys()

@@ -1,0 +1,104 @@
+"""Killed anywhere and started again, a training ends with the same model, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from console import REPOSITORY, ctcsd
+from safetensors.torch import load_file
+
+from ctcsd.errors import UserError
+from ctcsd.lock import locked
+from ctcsd.train.resume import damage, newest_whole
+
+TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
+TINY += ["data.max_duration=8", "train.epochs=5", "train.average=2", "distill.frames=random:0.5"]
+
+
+def arguments(corpus: Path, run: Path, *overrides: str) -> list[object]:
+    return ["train", "-m", "skd", "--data", corpus, "--lang", corpus / "lang_char", "--run", run, *TINY, *overrides]
+
+
+@pytest.mark.slow
+def test_a_loop_of_kills(small_corpus: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    kills, seed = request.config.getoption("--kills"), random.randrange(10**6)
+    print(f"seed of the kills: {seed}")
+    draw = random.Random(seed)
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    done = ctcsd(*arguments(small_corpus, plain))
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "ctcsd", *map(str, arguments(small_corpus, killed, "train.save_minutes=0.002"))]
+    for _ in range(kills):
+        before = saved(killed)
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while saved(killed) == before and process.poll() is None:
+            assert time.monotonic() < deadline, "no checkpoint to kill after"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = ctcsd(*arguments(small_corpus, killed))
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stdout
+    a, b = (load_file(run / "model.safetensors") for run in (plain, killed))
+    assert all(a[key].equal(b[key]) for key in a), f"another model; seed of the kills {seed}"
+    once_more = ctcsd(*arguments(small_corpus, killed))
+    assert once_more.returncode == 0 and "up to date" in once_more.stdout and "epoch" not in once_more.stdout
+
+
+def saved(run: Path) -> list[int]:
+    return sorted(path.stat().st_mtime_ns for path in run.glob("checkpoints/*.ckpt"))
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path, capsys) -> None:
+    assert newest_whole(tmp_path) is None
+    for number, name in enumerate(["epoch000.ckpt", "last.ckpt", "timed.ckpt"]):
+        torch.save({"state_dict": {"a": torch.arange(1000.0)}}, tmp_path / name)
+        times = (number + 1) * 10**9
+        os.utime(tmp_path / name, ns=(times, times))
+    whole = (tmp_path / "timed.ckpt").read_bytes()
+    assert newest_whole(tmp_path) == tmp_path / "timed.ckpt"
+    (tmp_path / "timed.ckpt").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray((tmp_path / "last.ckpt").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (tmp_path / "last.ckpt").write_bytes(flipped)
+    os.utime(tmp_path / "last.ckpt", ns=(2 * 10**9, 2 * 10**9))
+    assert newest_whole(tmp_path) == tmp_path / "epoch000.ckpt"
+    said = capsys.readouterr().out
+    assert "timed.ckpt is damaged" in said and "last.ckpt is damaged" in said
+    assert (tmp_path / "last.ckpt.damaged").is_file()
+
+
+def test_every_flipped_byte_of_the_content_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    tensor = torch.arange(100.0)
+    torch.save({"a": tensor}, path)
+    whole = path.read_bytes()
+    start = whole.index(tensor.numpy().tobytes())
+    for at in range(start, start + 400, 7):
+        changed = bytearray(whole)
+        changed[at] ^= 0x10
+        path.write_bytes(changed)
+        assert damage(path) is not None
+
+
+def test_one_training_at_a_time(small_corpus: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / ".run.lock", "busy"):
+        done = ctcsd(*arguments(small_corpus, tmp_path / "run"))
+    assert done.returncode == 1
+    assert "another training is writing into" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    with (
+        locked(tmp_path / ".run.lock", "busy"),
+        pytest.raises(UserError, match="busy"),
+        locked(tmp_path / ".run.lock", "busy"),
+    ):
+        pass
