@@ -129,10 +129,12 @@ def posteriors(
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 4a: the log-posteriors of every exit on dev and test (on train: the archive of a stored teacher)."""
-    from ctcsd.train.infer import posteriors_run
+    from ctcsd.train.infer import posteriors_run, prior_run
 
     cfg = _run_config(run, config, overrides)
     posteriors_run(run, data, lang, cfg, _exits(cfg, exit), split or [cfg.data.dev, cfg.data.test], top_k)
+    if cfg.decode.prior_scale and cfg.decode.prior is None:
+        prior_run(run, data, lang, cfg, _exits(cfg, exit))
 
 
 @app.command()

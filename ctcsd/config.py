@@ -132,14 +132,14 @@ class DecodeConfig:
     """Search methods to run on every exit, and their options; docs/decoding.md has them by method."""
 
     methods: list[str] = field(default_factory=lambda: ["greedy", "k2-1best"])
-    prior: Optional[str] = None  # .npy of the tokens' probabilities
+    prior: Optional[str] = None  # .npy of the tokens' probabilities; default: the exit's mean posterior on train
     prior_scale: float = 0.0  # prior_scale * ln prior is subtracted from the log-probs
     lm_scale: Optional[float] = None  # of ln p(words); default: 0.5 where the search has a language model
     word_score: float = 0.0  # beam: added for each word
     lexicon: bool = False  # beam: only words of lexicon.txt
     beam: int = 20  # beam: hypotheses kept after each frame
     beam_threshold: float = 50.0  # beam: nats behind the best one
-    beam_tokens: int = 0  # beam: tokens of a frame that are tried, the best ones; 0: all
+    beam_tokens: int = 40  # beam: tokens of a frame that are tried, the best ones; 0: all
     graph: str = "HLG"  # wfst: H | HL | HLG
     max_arcs: int = 20_000_000  # wfst: a larger graph is not made
     search_beam: float = 20.0  # wfst and k2: nats behind the best path so far

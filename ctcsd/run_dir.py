@@ -25,6 +25,10 @@ class RunDir:
         target = self.archive(split, exit, top_k)
         return target.with_name(f".{target.name}.done")
 
+    def prior(self, exit: str) -> Path:
+        """The mean posterior of an exit over training cuts, (V,)."""
+        return self.path / "posteriors" / f"prior-{exit}.npy"
+
     def hypotheses(self, method: str, split: str, exit: str) -> Path:
         """What a search method recognised."""
         return self.path / "decode" / method / f"hyps-{split}-{exit}.jsonl"

@@ -7,8 +7,22 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ctcsd.errors import UserError
+
+
+class Found(NamedTuple):
+    """What a search method finds in one utterance; `words` is None where the tokens spell the text."""
+
+    tokens: list[int]
+    frames: list[int]
+    score: float
+    words: list[str] | None = None
+    failure: str | None = None
+
+
+NOTHING = Found([], [], 0.0)
 
 
 @dataclass(frozen=True)
@@ -16,7 +30,7 @@ class Hypothesis:
     """What was recognised in a cut.
 
     text: words; score: natural log of the path's probability; tokens: ids without blanks; frames: the frame (0 is
-    the first) in which each token starts.
+    the first) in which each token starts; failure: why the search found nothing, where it failed.
     """
 
     cut_id: str
@@ -24,6 +38,7 @@ class Hypothesis:
     score: float
     tokens: list[int]
     frames: list[int]
+    failure: str | None = None
 
 
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> int:
@@ -33,7 +48,10 @@ def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as out:
         for hypothesis in hypotheses:
-            out.write(json.dumps(dataclasses.asdict(hypothesis), ensure_ascii=False) + "\n")
+            row = dataclasses.asdict(hypothesis)
+            if hypothesis.failure is None:
+                del row["failure"]
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     partial.rename(path)
     return count

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ctcsd.decode.greedy import collapse
+from ctcsd.decode.hypothesis import NOTHING, Found
 from ctcsd.errors import UserError
 
 try:
@@ -25,8 +26,8 @@ def k2_one_best(
     output_beam: float = 8.0,
     max_active: int = 10000,
     batch_frames: int = 20000,
-) -> Iterator[tuple[str, list[int], list[int], float]]:
-    """The best path of each utterance's CTC lattice: (cut id, tokens, frames in which they start, log-probability).
+) -> Iterator[tuple[str, Found]]:
+    """The best path of each utterance's CTC lattice, by cut id.
 
     Utterances are searched `batch_frames` frames at a time, in order; beams are in nats.
     """
@@ -36,15 +37,13 @@ def k2_one_best(
         paths = iter(_best_paths(topo, [p for _, p in full], search_beam, output_beam, max_active) if full else [])
         for cut_id, log_probs in batch:
             # k2 prunes an utterance of no frames to an empty lattice: its best path is the empty one
-            path, score = next(paths) if len(log_probs) > 0 else (np.zeros(0, dtype=np.int64), 0.0)
-            tokens, frames = collapse(path)
-            yield cut_id, tokens, frames, score
+            yield cut_id, next(paths) if len(log_probs) > 0 else NOTHING
 
 
 def _best_paths(
     topo: Any, log_probs: list[np.ndarray], search_beam: float, output_beam: float, max_active: int
-) -> list[tuple[np.ndarray, float]]:
-    """The token of every frame on each utterance's best path, and that path's score."""
+) -> list[Found]:
+    """Each utterance's best path."""
     lengths = torch.tensor([len(p) for p in log_probs], dtype=torch.int32)
     order = torch.argsort(lengths, descending=True, stable=True)  # DenseFsaVec wants them longest first
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(p) for p in log_probs], batch_first=True)
@@ -60,13 +59,13 @@ def _best_paths(
     )
     best = k2.shortest_path(lattice, use_double_scores=True)
     scores = best.get_tot_scores(use_double_scores=True, log_semiring=False)
-    results: dict[int, tuple[np.ndarray, float]] = {}
+    results: dict[int, Found] = {}
     for rank, index in enumerate(order.tolist()):
         labels = best[rank].labels.numpy()
         path = labels[labels >= 0].astype(np.int64)  # the last arc carries -1
-        if len(path) != len(log_probs[index]):
-            raise UserError("k2 pruned every path of an utterance away: raise decode.search_beam")
-        results[index] = (path, float(scores[rank]))
+        whole = len(path) == len(log_probs[index])
+        pruned = NOTHING._replace(failure="no path survives the beam")
+        results[index] = Found(*collapse(path), float(scores[rank])) if whole else pruned
     return [results[i] for i in range(len(log_probs))]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctcsd.decode.hypothesis import write_hypotheses
-from ctcsd.decode.search import METHODS, search
+from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses
+from ctcsd.decode.search import METHODS, PRIOR, lang_files, search
 from ctcsd.errors import UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
-    """The options of a method, out of the configuration's decode section."""
-    return {name: getattr(cfg, name) for name in METHODS[method] if hasattr(cfg, name)}
+    """The options of a method, out of the configuration's decode section; those of a prior only where one is used."""
+    names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
+    return {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
 
 
 def search_run(
@@ -42,7 +43,8 @@ def search_run(
         here: never hand over to another interpreter.
 
     Raises:
-        UserError: an unknown method, or no interpreter with a working k2 for a method that needs it.
+        UserError: an unknown method, no interpreter with a working k2 for a method that needs it, or, at the end,
+            utterances that could not be decoded.
     """
     for method in methods:
         if method not in METHODS:
@@ -52,26 +54,56 @@ def search_run(
         k2_python = k2_python or find_k2_python()
         if k2_python is not None and k2_python.absolute() == Path(sys.executable).absolute():
             elsewhere = []
+    failed: list[Path] = []
     for method in methods:
         if method not in elsewhere:
+            options = search_options(method, cfg.decode)
             for split in (cfg.data.dev, cfg.data.test):
                 for exit in exits:
-                    _search_archive(RunDir(run), lang_dir, split, exit, method, search_options(method, cfg.decode))
+                    failed += _search_archive(RunDir(run), lang_dir, split, exit, method, options)
     if elsewhere:
         _hand_over(run, lang_dir, cfg, exits, elsewhere, k2_python)
+    if failed:
+        count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in failed)
+        raise UserError(
+            f"{count} utterances could not be decoded and have empty hypotheses; which and why: "
+            + ", ".join(map(str, failed))
+        )
 
 
-def _search_archive(run: RunDir, lang_dir: Path, split: str, exit: str, method: str, options: dict[str, Any]) -> None:
+def _search_archive(
+    run: RunDir, lang_dir: Path, split: str, exit: str, method: str, options: dict[str, Any]
+) -> list[Path]:
+    """Decode an archive unless that is done; returns the list of failed utterances, where there are some."""
     target = run.hypotheses(method, split, exit)
     marker = run.hypotheses_marker(method, split, exit)
-    needs = depends(options, [run.archive_marker(split, exit), lang_dir / "tokens.txt"])
-    if up_to_date(f"{method} on {split} {exit}", marker, needs, [target]):
-        return
-    reader = PosteriorReader(run.archive(split, exit), lang_dir)
-    start = time.monotonic()
-    count = write_hypotheses(target, search(reader, lang_dir, method, **options))
-    mark(marker, needs)
-    print(f"{method} on {split} {exit}: {count} utterances in {time.monotonic() - start:.1f} s", flush=True)
+    failed = target.with_name(f"failed-{split}-{exit}.txt")
+    files = [run.archive_marker(split, exit), *(lang_dir / name for name in lang_files(method, options))]
+    if "prior" in options:
+        options = {**options, "prior": str(options["prior"] or run.prior(exit))}
+        files.append(Path(options["prior"]))
+    needs = depends(options, files)
+    if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target]):
+        reader = PosteriorReader(run.archive(split, exit), lang_dir)
+        start = time.monotonic()
+        failures: dict[str, str] = {}
+        found = search(reader, lang_dir, method, **options)
+        count = write_hypotheses(target, _note_failures(found, failures))
+        failed.unlink(missing_ok=True)
+        if failures:
+            failed.write_text("".join(f"{cut_id}\t{why}\n" for cut_id, why in failures.items()), encoding="utf-8")
+        mark(marker, needs)
+        seconds = time.monotonic() - start
+        tail = f", {len(failures)} failed" if failures else ""
+        print(f"{method} on {split} {exit}: {count} utterances in {seconds:.1f} s{tail}", flush=True)
+    return [failed] if failed.is_file() else []
+
+
+def _note_failures(hypotheses: Iterable[Hypothesis], failures: dict[str, str]) -> Iterator[Hypothesis]:
+    for hypothesis in hypotheses:
+        if hypothesis.failure:
+            failures[hypothesis.cut_id] = hypothesis.failure
+        yield hypothesis
 
 
 def _hand_over(
@@ -86,6 +118,7 @@ def _hand_over(
     command += ["--here", f"data.dev={cfg.data.dev}", f"data.test={cfg.data.test}"]
     command += [part for exit in exits for part in ("--exit", exit)]
     command += [part for method in methods for part in ("--method", method)]
-    command += [f"decode.{name}={value}" for name, value in vars(cfg.decode).items() if name != "methods"]
+    options = {name: value for name, value in vars(cfg.decode).items() if name != "methods" and value is not None}
+    command += [f"decode.{name}={value}" for name, value in options.items()]
     if subprocess.run(command, check=False).returncode != 0:
         raise UserError(f"the search under {python} failed; its message stands above")

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ctcsd.decode.graphs import LEXICON, LM, graph_files
 from ctcsd.decode.greedy import greedy
-from ctcsd.decode.hypothesis import Hypothesis
+from ctcsd.decode.hypothesis import NOTHING, Found, Hypothesis
+from ctcsd.decode.posterior_input import scaled_log_prior, unusable
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.text.tokenizer import TokenTable
 
+PRIOR = ("prior", "prior_scale")
 # method -> the options that it takes
 METHODS: dict[str, tuple[str, ...]] = {
-    "greedy": (),
-    "k2-1best": ("search_beam", "output_beam", "max_active", "batch_frames"),
+    "greedy": PRIOR,
+    "beam": (*PRIOR, "beam", "beam_threshold", "beam_tokens", "lexicon", "lm_scale", "word_score"),
+    "wfst": (*PRIOR, "graph", "lm_scale", "search_beam", "max_active", "max_arcs"),
+    "k2-1best": (*PRIOR, "search_beam", "output_beam", "max_active", "batch_frames"),
 }
 
 
 def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any) -> Iterator[Hypothesis]:
     """Decode an archive, utterance by utterance, in its order.
 
+    An utterance that fails has an empty hypothesis that says why; the others go on.
+
     Args:
         reader: the archive of log-posteriors.
         lang_dir: whose tokens.txt names the tokens.
-        method: `greedy`, or `k2-1best`: the best path of the lattice of posteriors and k2's CTC topology.
-        options: `k2-1best`: search_beam, output_beam (nats), max_active (states), batch_frames.
+        method: `greedy`; `beam`, prefix beam search; `wfst`, the best path through a graph; `k2-1best`, the best path
+            of the lattice of posteriors and k2's CTC topology.
+        options: those of METHODS: of all methods, `prior` and `prior_scale` (see `scaled_log_prior`); of `beam` and
+            `wfst` those of BeamDecoder and GraphDecoder; of `k2-1best` those of `k2_one_best`.
 
     Raises:
-        UserError: an unknown method or option, a lang dir of another token table, k2 missing.
+        UserError: an unknown method or option, a lang dir of another token table or without a file that the method
+            needs, a missing library.
     """
     if method not in METHODS:
         raise UserError(f"no search method '{method}'; known: {', '.join(METHODS)}")
@@ -40,11 +52,47 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
     table = TokenTable.load(lang_dir)
     if table.fingerprint != reader.table.fingerprint:
         raise UserError(f"the archive {reader.path} was made with another token table than {lang_dir}/tokens.txt")
-    if method == "k2-1best":
+    prior = scaled_log_prior(options.pop("prior", None), options.pop("prior_scale", 0.0), len(table))
+    failures: dict[str, str] = {}
+
+    def utterances() -> Iterator[tuple[str, np.ndarray]]:
+        for cut_id, log_probs in reader:
+            reason = unusable(log_probs)
+            if reason:
+                failures[cut_id] = reason
+                log_probs = log_probs[:0]
+            yield cut_id, log_probs - prior
+
+    if method.startswith("k2-"):
         from ctcsd.decode.k2_search import k2_one_best
 
-        found = k2_one_best(reader, len(table), **options)
+        results = k2_one_best(utterances(), len(table), **options)
     else:
-        found = ((cut_id, *greedy(log_probs)) for cut_id, log_probs in reader)
-    for cut_id, tokens, frames, score in found:
-        yield Hypothesis(cut_id, table.text_of(tokens), score, tokens, frames)
+        decode = _decoder(method, table, lang_dir, options)
+        results = ((cut_id, decode(log_probs) if len(log_probs) else NOTHING) for cut_id, log_probs in utterances())
+    for cut_id, found in results:
+        text = table.text_of(found.tokens) if found.words is None else " ".join(found.words)
+        failure = failures.pop(cut_id, None) or found.failure
+        yield Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure)
+
+
+def lang_files(method: str, options: dict[str, Any]) -> tuple[str, ...]:
+    """The files of the lang dir that hypotheses depend on."""
+    if method == "wfst":
+        return graph_files(options["graph"])
+    if method == "beam" and options["lexicon"]:
+        return ("tokens.txt", LEXICON, LM)
+    return ("tokens.txt",)
+
+
+def _decoder(method: str, table: TokenTable, lang_dir: Path, options: dict[str, Any]) -> Callable[[np.ndarray], Found]:
+    """What decodes the (T, V) log-probs of an utterance of at least one frame."""
+    if method == "beam":
+        from ctcsd.decode.beam import BeamDecoder
+
+        return BeamDecoder(table, lang_dir, **options)
+    if method == "wfst":
+        from ctcsd.decode.wfst import GraphDecoder
+
+        return GraphDecoder(table, lang_dir, **options)
+    return lambda log_probs: Found(*greedy(log_probs))

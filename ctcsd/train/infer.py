@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 from lhotse import CutSet
 from tqdm import tqdm
@@ -14,11 +17,13 @@ from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, in_order
 from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.model import SharedEncoderCtc
-from ctcsd.posteriors import PosteriorWriter
+from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import depends, mark, up_to_date
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
+
+PRIOR_CUTS = 500
 
 
 def posteriors_run(
@@ -93,3 +98,32 @@ def write_posteriors(
                 for cut_id, length, rows in zip(batch.cut_ids, output.lengths.tolist(), log_probs):
                     writers[name].write(cut_id, rows[:length])
     return len(cuts)
+
+
+def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Sequence[str]) -> None:
+    """Write the token prior of each exit, its mean posterior over PRIOR_CUTS training cuts: (V,) as `prior-EXIT.npy`.
+
+    Raises:
+        UserError: as `posteriors_run`.
+    """
+    source = cuts_file(data_dir, cfg, cfg.data.train)
+    needs = depends({"cuts": PRIOR_CUTS}, [source, run / MODEL_FILE])
+    targets = {name: RunDir(run).prior(name) for name in exits}
+    marker = run / "posteriors" / ".prior.done"
+    if up_to_date("token priors", marker, needs, targets.values()):
+        return
+    table = TokenTable.load(lang_dir)
+    model, _ = load_model(run, table.fingerprint)
+    cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())[:PRIOR_CUTS]
+    with tempfile.TemporaryDirectory() as folder:
+        archives = {name: Path(folder) / name for name in exits}
+        write_posteriors(model, CutSet.from_cuts(cuts), archives, table)
+        for name, target in targets.items():
+            total, frames = np.zeros(len(table)), 0
+            for _, log_probs in PosteriorReader(archives[name]):
+                total += np.exp(log_probs.astype(np.float64)).sum(0)
+                frames += len(log_probs)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, (total / frames).astype(np.float32))
+    mark(marker, needs)
+    print(f"token priors: {', '.join(exits)}, over {len(cuts)} training cuts", flush=True)

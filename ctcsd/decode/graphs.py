@@ -1,0 +1,163 @@
+"""What graphs for a search are made of: the words of a lang dir as text that OpenFst and k2 read, and the cache.
+
+Labels are those of the lang dir: token ids on the input side (0, the blank, is epsilon), word ids on the output side.
+Disambiguation symbols follow the tokens: #0, the backoff arcs of G, is V; #1 and so on tell words apart (Mohri, Pereira
+and Riley 2002), so that L and L o G can be determinized.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ctcsd.errors import UserError
+from ctcsd.stamp import file_hash
+from ctcsd.text.arpa import read_arpa
+from ctcsd.text.lexicon import BACKOFF, read_lexicon, read_words
+from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
+
+LEXICON, LM = "lexicon.txt", "lm.arpa"
+# graph -> the files of the lang dir that it is made of
+GRAPHS = {
+    "H": ("tokens.txt",),
+    "HL": ("tokens.txt", "words.txt", LEXICON),
+    "HLG": ("tokens.txt", "words.txt", LEXICON, LM),
+}
+VERSION = 1  # counted up when graphs of the same files come out differently
+
+
+class Pronunciation(NamedTuple):
+    """A word's tokens, without the space that ends it; it may be missing at the end of an utterance only."""
+
+    word: str
+    tokens: list[int]
+    space: bool
+
+
+def pronunciations(lang_dir: Path, table: TokenTable) -> list[Pronunciation]:
+    """The lexicon of a lang dir.
+
+    Raises:
+        UserError: there is none, or it has the blank or tokens that are not the table's.
+    """
+    path = Path(lang_dir) / LEXICON
+    found = []
+    for word, variants in read_lexicon(path, table.ids.keys() - {BLANK_SYMBOL}).items():
+        for spelling in variants:
+            space = len(spelling) > 1 and spelling[-1] == SPACE
+            tokens = [table.ids[token] for token in (spelling[:-1] if space else spelling)]
+            found.append(Pronunciation(word, tokens, space))
+    return found
+
+
+def disambiguation(lexicon: Sequence[Pronunciation]) -> list[int]:
+    """For each pronunciation, k of the symbol #k that ends it: 0 (none), unless others sound like it or begin so."""
+    spelled = [(*p.tokens, -1) if p.space else tuple(p.tokens) for p in lexicon]
+    beginnings = {tokens[:n] for tokens in spelled for n in range(1, len(tokens))}
+    copies = Counter(spelled)
+    used: Counter[tuple[int, ...]] = Counter()
+    symbols = []
+    for tokens in spelled:
+        needed = copies[tokens] > 1 or tokens in beginnings
+        used[tokens] += needed
+        symbols.append(used[tokens] if needed else 0)
+    return symbols
+
+
+def lexicon_fst(lang_dir: Path, table: TokenTable, backoff: bool) -> tuple[str, list[int]]:
+    """L in OpenFst's text format: any sequence of words, tokens in and words out; and its disambiguation symbols.
+
+    Args:
+        backoff: whether #0 passes between words, as a G with backoff arcs wants it.
+    """
+    lexicon = pronunciations(lang_dir, table)
+    marks = disambiguation(lexicon)
+    words = {word: i for i, word in enumerate(read_words(Path(lang_dir) / "words.txt"))}
+    loop, after_word, end = 0, 1, 2  # #0 loops where words meet; after a word comes the space, or the end
+    lines = [f"{loop}"]
+    if any(p.space for p in lexicon):
+        lines += [f"{after_word} {loop} {table.ids[SPACE]} 0", f"{after_word} {end} 0 0", f"{end}"]
+    first = len(table)
+    if backoff:
+        lines += [f"{state} {state} {first} {words[BACKOFF]}" for state in (loop, end)]
+    state = end
+    for pronunciation, mark in zip(lexicon, marks):
+        if pronunciation.word not in words:
+            raise UserError(f"{lang_dir}: '{pronunciation.word}' is in {LEXICON}, but not in words.txt")
+        tokens = [*pronunciation.tokens, *([first + mark] if mark else [])]
+        last = after_word if pronunciation.space else loop
+        path = [loop, *range(state + 1, state + len(tokens)), last]
+        outputs = [words[pronunciation.word], *[0] * (len(tokens) - 1)]
+        lines += [f"{a} {b} {token} {word}" for a, b, token, word in zip(path, path[1:], tokens, outputs)]
+        state += len(tokens) - 1
+    return "\n".join(lines) + "\n", list(range(first, first + max(marks) + 1))
+
+
+def grammar_fst(lang_dir: Path) -> str:
+    """G in OpenFst's text format: the n-gram model as kaldilm makes it, #0 going in on backoff arcs.
+
+    Raises:
+        UserError: kaldilm is not there, or cannot read the model.
+    """
+    if importlib.util.find_spec("kaldilm") is None:
+        raise UserError("G cannot be made here (No module named 'kaldilm'): pip install kaldilm")
+    path = Path(lang_dir) / LM
+    options = ["--disambig-symbol", BACKOFF, "--read-symbol-table", str(Path(lang_dir) / "words.txt")]
+    # A process of its own: kaldilm aborts where a file is wrong, and logs each word that the lexicon lacks.
+    command = [sys.executable, "-m", "kaldilm", *options, "--max-arpa-warnings", "0", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        read_arpa(path)  # names the line
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"{path}: kaldilm cannot read it ({last})")
+    return done.stdout.strip() + "\n"
+
+
+def topology(vocab_size: int, symbols: Sequence[int] = ()) -> Iterator[str]:
+    """Lines of H, CTC's topology: frame labels (token id + 1) in, tokens out; `symbols` pass through unseen."""
+    for state in range(vocab_size):
+        yield f"{state}"
+        for token in range(vocab_size):
+            yield f"{state} {token} {token + 1} {0 if token == state else token}"
+        for symbol in symbols:
+            yield f"{state} {state} 0 {symbol}"
+
+
+def graph_files(graph: str) -> tuple[str, ...]:
+    """The files of a lang dir that a graph is made of; raises UserError for an unknown graph."""
+    if graph not in GRAPHS:
+        raise UserError(f"no graph '{graph}'; known: {', '.join(GRAPHS)}")
+    return GRAPHS[graph]
+
+
+def cached(lang_dir: Path, graph: str, suffix: str, build: Callable[[Path], str]) -> Path:
+    """The file of a graph in `lang_dir/graphs`, built unless one of the same lang dir's files is there.
+
+    Args:
+        suffix: of the file's name; each kind of file has its own.
+        build: writes the graph to the path that it is given, and returns what is said of it.
+
+    Raises:
+        UserError: an unknown graph, or a file that it needs is missing.
+    """
+    files = graph_files(graph)
+    for name in files:
+        if not (Path(lang_dir) / name).is_file():
+            raise UserError(
+                f"{lang_dir} has no {name}, which a search on {graph} needs: see stage 2, or decode.graph=H"
+            )
+    key = "".join(f"{name} {file_hash(Path(lang_dir) / name)}\n" for name in files)
+    digest = hashlib.sha256(f"{VERSION} {graph}\n{key}".encode()).hexdigest()[:12]
+    path = Path(lang_dir) / "graphs" / f"{graph}-{digest}{suffix}"
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        print(f"{graph}: {build(partial)}", flush=True)
+        partial.replace(path)
+    return path

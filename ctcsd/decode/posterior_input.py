@@ -1,0 +1,45 @@
+"""What every search does to posteriors first: tell those that no search can use, and divide the label prior out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ctcsd.errors import UserError
+
+
+def unusable(log_probs: np.ndarray) -> str | None:
+    """Why no search can use these (T, V) log-probs; None where it can."""
+    if np.isnan(log_probs).any():
+        return "NaN in its posteriors"
+    if np.isposinf(log_probs).any():
+        return "an infinite posterior"
+    impossible = np.isneginf(log_probs).all(1)
+    if impossible.any():
+        return f"no token is possible in frame {int(impossible.argmax())}"
+    return None
+
+
+def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: int) -> np.ndarray:
+    """What is subtracted from each frame's log-probs: (V,) float32, prior_scale * ln prior; zeros for scale 0.
+
+    Args:
+        prior: a .npy file of the V probabilities of the tokens, blank first.
+
+    Raises:
+        UserError: a scale without a prior, or a file that does not hold V positive probabilities.
+    """
+    if not prior_scale:
+        return np.zeros(vocab_size, dtype=np.float32)
+    if prior is None:
+        raise UserError("decode.prior_scale wants decode.prior: a .npy file of the tokens' probabilities")
+    try:
+        probabilities = np.load(prior)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{prior}: no prior can be read ({error})") from None
+    if probabilities.shape != (vocab_size,):
+        raise UserError(f"{prior}: a prior has shape ({vocab_size},) here, not {probabilities.shape}")
+    if not (probabilities > 0).all() or abs(probabilities.sum() - 1) > 1e-3:
+        raise UserError(f"{prior}: a prior holds positive probabilities (not their logarithms) that sum to 1")
+    return (prior_scale * np.log(probabilities)).astype(np.float32)
