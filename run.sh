@@ -13,7 +13,7 @@ Set up on first use, then run the stages of a recipe and print the table of resu
   1 features    80-bin log-mel filterbank              -> RECIPE/data/fbank80
   2 lang        characters or BPE, lexicon, n-gram LM  -> RECIPE/data/lang_*
   3 train       every method and seed                  -> EXP/METHOD/seedN
-  4 decode      posteriors, then search (greedy, k2)   -> EXP/METHOD/seedN/{posteriors,decode}
+  4 decode      posteriors, then search (greedy, beam, wfst, k2) -> EXP/METHOD/seedN/{posteriors,decode}
   5 score       WER, CER, intervals, comparisons       -> EXP/RESULTS.md
 What is up to date is skipped; a run that was stopped goes on where it was.
 

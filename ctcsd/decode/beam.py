@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE
 from ctcsd.decode.hypothesis import NOTHING, Found
 from ctcsd.decode.words import State, WordModel
 from ctcsd.errors import UserError
@@ -18,7 +19,6 @@ try:
 except (ImportError, RuntimeError) as _error:  # torchaudio raises the latter where flashlight is missing
     raise UserError("the method beam does not work here: pip install torchaudio flashlight-text") from _error
 
-DEFAULT_LM_SCALE = 0.5
 FLOOR = -1e9  # instead of -inf, whose differences are NaN
 
 

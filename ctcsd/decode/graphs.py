@@ -29,6 +29,7 @@ GRAPHS = {
     "HL": ("tokens.txt", "words.txt", LEXICON),
     "HLG": ("tokens.txt", "words.txt", LEXICON, LM),
 }
+DEFAULT_LM_SCALE = 0.5
 VERSION = 1  # counted up when graphs of the same files come out differently
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses
 from ctcsd.decode.search import METHODS, PRIOR, lang_files, search
 from ctcsd.errors import UserError
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
     """The options of a method, out of the configuration's decode section; those of a prior only where one is used."""
     names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
-    return {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
+    options = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
+    if "lm_scale" in options and options["lm_scale"] is None:  # results tell the scale that was used
+        with_lm = options["lexicon"] if method == "beam" else options["graph"] == "HLG"
+        options["lm_scale"] = DEFAULT_LM_SCALE if with_lm else 0.0
+    return options
 
 
 def search_run(

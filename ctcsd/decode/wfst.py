@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctcsd.decode.graphs import cached
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE, cached
 from ctcsd.decode.greedy import collapse
 from ctcsd.decode.hypothesis import NOTHING, Found
 from ctcsd.decode.wfst_graphs import build_graph, size
@@ -19,8 +19,6 @@ try:
     import kaldifst
 except ImportError as _error:
     raise UserError(f"the method wfst does not work here ({_error}): pip install kaldi-decoder kaldifst") from None
-
-DEFAULT_LM_SCALE = 0.5
 
 
 class GraphDecoder:

@@ -67,5 +67,5 @@ def _determinize(fst: Any, name: str, max_arcs: int) -> None:
 def _too_large(what: str, max_arcs: int) -> UserError:
     return UserError(
         f"{what}, decode.max_arcs is {max_arcs}: prune the language model (lang.lm_prune, a lower lang.lm_order), "
-        "use fewer words, or raise decode.max_arcs where memory allows (about 50 bytes an arc)"
+        "use fewer words, or raise decode.max_arcs where memory allows (about 100 bytes an arc)"
     )

@@ -143,6 +143,9 @@ def test_options_of_the_configuration() -> None:
     cfg = DecodeConfig()
     assert search_options("greedy", cfg) == {}
     assert search_options("wfst", cfg).keys() == {"graph", "lm_scale", "search_beam", "max_active", "max_arcs"}
+    assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.5, 0.0)
+    cfg.graph, cfg.lexicon = "HL", True
+    assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.0, 0.5)
     cfg.prior_scale, cfg.prior = 0.3, "prior.npy"
     assert search_options("greedy", cfg) == {"prior": "prior.npy", "prior_scale": 0.3}
     assert {"beam", "beam_tokens", "lexicon", "word_score"} <= search_options("beam", cfg).keys()

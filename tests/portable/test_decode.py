@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_bad_search_requests_are_one_line(make_archive, lang_dir: Path, tmp_path
     (other / "tokens.txt").write_text(TokenTable(["<blk>", "x"]).text, encoding="utf-8")
     with pytest.raises(UserError, match="another token table"):
         list(search(reader, other, "greedy"))
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "remedy"),
+    [("beam", "torchaudio", "pip install torchaudio flashlight-text"), ("wfst", "kaldifst", "pip install kaldifst")],
+)
+def test_a_missing_library_is_one_line(
+    make_archive, lang_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str, missing: str, remedy: str
+) -> None:
+    for name in ("beam", "wfst", "wfst_graphs"):
+        monkeypatch.delitem(sys.modules, f"ctcsd.decode.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=remedy):
+        list(search(make_archive([]), lang_dir, method))
 
 
 def test_archive_round_trip_is_exact(make_archive) -> None:
