@@ -222,6 +222,56 @@ def align(
 
 
 @app.command()
+def sweep(
+    run: Path = RUN,
+    data: Path = DATA,
+    lang: Path = LANG,
+    exit: str = typer.Option("student", "--exit", help="Exit whose posteriors are searched."),
+    method: str = typer.Option(..., "--method", help="Search method, such as beam or wfst."),
+    grid: List[str] = typer.Option(..., "--grid", help="Axis OPTION=VALUE,VALUE,... of decode; may be repeated."),
+    jobs: int = JOBS,
+    config: Optional[List[Path]] = DECODE_CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Try a grid of search options on dev, take the best by WER, and apply it to test once.
+
+    Writes every setting's WER, CER and real-time factor as sweep-EXIT.csv, and a picture as sweep-EXIT.png, into
+    RUN/decode/METHOD. Example: --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
+    """
+    from ctcsd.data.batches import transcript
+    from ctcsd.data.features import cuts_file, load_cuts
+    from ctcsd.decode.run import search_options, with_prior
+    from ctcsd.run_dir import RunDir
+    from ctcsd.score.plot import plot_sweep
+    from ctcsd.score.sweep import best_of, evaluate, grid_of, write_csv
+    from ctcsd.score.sweep import sweep as search_grid
+
+    settings = []
+    for setting in grid_of(grid):
+        wished = [f"decode.{name}={value}" for name, value in setting.items()]
+        options = search_options(method, _run_config(run, config, [*(overrides or []), *wished]).decode)
+        settings.append((setting, with_prior(options, RunDir(run), exit)))
+    cfg = _run_config(run, config, overrides)
+    _exits(cfg, [exit])
+    texts = {
+        split: {cut.id: transcript(cut) for cut in load_cuts(cuts_file(data, cfg, split), stage=1)}
+        for split in (cfg.data.dev, cfg.data.test)
+    }
+    files = RunDir(run)
+    points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs)
+    best = best_of(points)
+    folder = files.decoded(method)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / f"sweep-{exit}.csv", points)
+    plot_sweep(folder / f"sweep-{exit}.png", points, f"{method} on {cfg.data.dev} {exit}")
+    options = next(options for setting, options in settings if setting == best.setting)
+    test = evaluate(files.archive(cfg.data.test, exit), lang, method, best.setting, options, texts[cfg.data.test])
+    print(f"best of {len(points)} on {cfg.data.dev}: {' '.join(f'decode.{k}={v}' for k, v in best.setting.items())}")
+    print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
+    print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
+
+
+@app.command()
 def compare(
     teacher: Path = typer.Argument(..., metavar="TEACHER_ARCHIVE", help="Archive that counts as the reference."),
     student: Path = typer.Argument(..., metavar="STUDENT_ARCHIVE", help="Archive of the same cuts, from another exit."),

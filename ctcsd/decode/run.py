@@ -32,6 +32,11 @@ def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
     return options
 
 
+def with_prior(options: dict[str, Any], run: RunDir, exit: str) -> dict[str, Any]:
+    """The options with the exit's own prior, where they want one and name none."""
+    return {**options, "prior": str(options["prior"] or run.prior(exit))} if "prior" in options else options
+
+
 def search_run(
     run: Path,
     lang_dir: Path,
@@ -83,9 +88,9 @@ def _search_archive(
     target = run.hypotheses(method, split, exit)
     marker = run.hypotheses_marker(method, split, exit)
     failed = target.with_name(f"failed-{split}-{exit}.txt")
+    options = with_prior(options, run, exit)
     files = [run.archive_marker(split, exit), *(lang_dir / name for name in lang_files(method, options))]
     if "prior" in options:
-        options = {**options, "prior": str(options["prior"] or run.prior(exit))}
         files.append(Path(options["prior"]))
     needs = depends(options, files)
     if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target]):

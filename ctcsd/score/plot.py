@@ -1,8 +1,11 @@
-"""Pictures of the alignment metrics."""
+"""Pictures: the alignment of teacher and student, and a sweep of search options."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,9 @@ from ctcsd.score.alignment import Alignment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ctcsd.score.sweep import Point
 
 EDGE = 12  # frames; spikes that are farther off are shown there
 SHARES = {
@@ -30,17 +36,54 @@ def plot_alignment(path: Path, found: Alignment, title: str) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
+    with _picture(path, (11, 4.5)) as figure:
+        left, right = figure.subplots(1, 2)
+        figure.suptitle(title)
+        _offsets(left, found)
+        _shares(right, found)
+
+
+def plot_sweep(path: Path, points: Sequence[Point], title: str) -> None:
+    """A PNG of WER over a grid: a heat map over the last two axes, at the best of the others; or a line.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    names = list(points[0].setting)[-2:]
+    best: dict[tuple[str, ...], float] = {}
+    for point in points:
+        at = tuple(point.setting[name] for name in names)
+        best[at] = min(best.get(at, math.inf), point.wer)
+    columns = list(dict.fromkeys(at[-1] for at in best))
+    with _picture(path, (1.5 + 0.9 * len(columns), 4.5)) as figure:
+        axes = figure.subplots()
+        axes.set_title(f"{title}: WER in %")
+        axes.set_xlabel(names[-1])
+        if len(names) == 1:
+            axes.plot(columns, list(best.values()), marker="o")
+            return
+        rows = list(dict.fromkeys(at[0] for at in best))
+        rates = [[best[row, column] for column in columns] for row in rows]
+        axes.imshow(rates, cmap="viridis_r", aspect="auto")
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylabel(names[0])
+        for y, line in enumerate(rates):
+            for x, rate in enumerate(line):
+                axes.text(x, y, f"{rate:.1f}", ha="center", va="center", color="white")
+
+
+@contextmanager
+def _picture(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """A figure that is written as PNG at the end, beside its target first."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(f"{path.name} needs matplotlib, which is not installed: pip install matplotlib") from None
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=inches, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    figure.suptitle(title)
-    _offsets(left, found)
-    _shares(right, found)
+    yield figure
     partial = path.with_name(f".{path.name}.partial")
     canvas.print_png(partial)
     partial.replace(path)

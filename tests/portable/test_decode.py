@@ -80,7 +80,10 @@ def test_bad_search_requests_are_one_line(make_archive, lang_dir: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("method", "missing", "remedy"),
-    [("beam", "torchaudio", "pip install torchaudio flashlight-text"), ("wfst", "kaldifst", "pip install kaldifst")],
+    [
+        ("beam", "torchaudio.models.decoder", "pip install torchaudio flashlight-text"),
+        ("wfst", "kaldifst", "pip install kaldifst"),
+    ],
 )
 def test_a_missing_library_is_one_line(
     make_archive, lang_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str, missing: str, remedy: str

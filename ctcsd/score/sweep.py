@@ -1,0 +1,109 @@
+"""A grid of search options on one archive of posteriors: which of them makes the fewest word errors on dev."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ctcsd.decode.search import search
+from ctcsd.errors import UserError
+from ctcsd.posteriors import PosteriorReader
+from ctcsd.score.wer import characters, wer
+
+Setting = dict[str, str]  # option -> value, as written
+
+
+class Point(NamedTuple):
+    """A setting of the grid, and what it gave: percent, and the real-time factor of one process."""
+
+    setting: Setting
+    wer: float
+    cer: float
+    rtf: float
+
+
+def grid_of(axes: Sequence[str]) -> list[Setting]:
+    """Every combination of `option=value,value,...` axes, the first axis slowest.
+
+    Raises:
+        UserError: an axis that is written otherwise, has no value, or stands twice.
+    """
+    values: dict[str, list[str]] = {}
+    for axis in axes:
+        name, equals, listed = axis.partition("=")
+        found = [value for value in listed.split(",") if value]
+        if not (name and equals and found):
+            raise UserError(f"'{axis}' is no axis of a grid: write option=value,value, such as lm_scale=0.3,0.5,0.7")
+        if name in values:
+            raise UserError(f"the grid has two axes '{name}'")
+        values[name] = found
+    if not values:
+        raise UserError("a sweep needs an axis: --grid option=value,value")
+    return [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
+
+
+def sweep(
+    archive: Path,
+    lang_dir: Path,
+    method: str,
+    settings: Sequence[tuple[Setting, dict[str, Any]]],
+    texts: Mapping[str, str],
+    jobs: int,
+) -> list[Point]:
+    """Search with every setting, `jobs` processes at a time; the first alone, since it may build a graph.
+
+    Args:
+        settings: (setting, the search's options with it).
+        texts: cut id -> reference.
+
+    Raises:
+        UserError: as `search`, or the archive is not of these cuts.
+    """
+    work = partial(evaluate, archive, lang_dir, method, texts=texts)
+    points = [work(*settings[0])]
+    bar = partial(tqdm, total=len(settings), initial=1, desc=method, unit="setting", leave=False, disable=None)
+    if jobs <= 1 or len(settings) == 1:
+        return points + [work(*one) for one in bar(settings[1:])]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        return points + list(bar(pool.map(work, *zip(*settings[1:]))))
+
+
+def evaluate(
+    archive: Path, lang_dir: Path, method: str, setting: Setting, options: dict[str, Any], texts: Mapping[str, str]
+) -> Point:
+    """The error rates of one setting."""
+    reader = PosteriorReader(archive, lang_dir)
+    start = time.monotonic()
+    found = {h.cut_id: h.text for h in search(reader, lang_dir, method, **options)}
+    seconds = time.monotonic() - start
+    if set(found) != set(texts):
+        raise UserError(f"the archive {archive} is not of the cuts that are scored: run stage 4")
+    frames = sum(row["array"]["shape"][0] for row in reader.rows())
+    words = wer((text.split(), found[cut_id].split()) for cut_id, text in texts.items())
+    chars = wer((characters(text), characters(found[cut_id])) for cut_id, text in texts.items())
+    return Point(setting, words.rate, chars.rate, seconds / max(frames * reader.frame_shift, 1e-9))
+
+
+def best_of(points: Sequence[Point]) -> Point:
+    """The lowest WER; of equal ones the lower CER, then the first."""
+    return min(points, key=lambda point: (point.wer, point.cer))
+
+
+def write_csv(path: Path, points: Sequence[Point]) -> None:
+    """A line per setting."""
+    partial_path = path.with_name(f".{path.name}.partial")
+    with partial_path.open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out)
+        table.writerow([*points[0].setting, "wer", "cer", "rtf"])
+        for point in points:
+            table.writerow([*point.setting.values(), f"{point.wer:.2f}", f"{point.cer:.2f}", f"{point.rtf:.5f}"])
+    partial_path.replace(path)
