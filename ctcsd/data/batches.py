@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from lhotse.lazy import LazyIteratorChain
 from torch import Tensor
 
 from ctcsd.data.feasibility import ctc_feasible
+from ctcsd.data.features import load_cuts
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import subsampled_length
 
@@ -74,6 +76,11 @@ def transcript(cut: Cut) -> str:
     if not text:
         raise UserError(f"cut {cut.id} has no text, which a CTC loss needs (or set every CTC weight to 0)")
     return text
+
+
+def references(path: Path) -> dict[str, str]:
+    """Cut id -> transcript of a cut set's file."""
+    return {cut.id: transcript(cut) for cut in load_cuts(path, stage=1)}
 
 
 def trainable(

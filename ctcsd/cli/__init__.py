@@ -1,0 +1,14 @@
+"""The console script `ctcsd`; every command imports what it needs only when it runs."""
+
+from __future__ import annotations
+
+# Importing them registers their commands.
+from ctcsd.cli import corpus, decoding, results, training  # noqa: F401
+from ctcsd.cli.app import app
+from ctcsd.errors import one_line_errors
+
+
+def main() -> None:
+    """Entry of the console script: exit code 1 with one line for what the user can mend."""
+    with one_line_errors():
+        app(prog_name="ctcsd")

@@ -1,0 +1,92 @@
+"""Commands on a corpus: the machine, features, lang dirs, language models; and any script, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from ctcsd.cli.app import CONFIG, DATA, JOBS, OVERRIDES, app, plain_config
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine: Python, torch, CUDA, lhotse, k2, disk, cores."""
+    from ctcsd.doctor import doctor as check
+
+    raise typer.Exit(0 if check() else 1)
+
+
+@app.command()
+def features(
+    data: Path = DATA,
+    config: Optional[List[Path]] = CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+    jobs: int = JOBS,
+) -> None:
+    """Stage 1: log-mel filterbank features of the train, dev and test split."""
+    from ctcsd.data.features import compute_features
+
+    cfg = plain_config(config, overrides)
+    for split in (cfg.data.train, cfg.data.dev, cfg.data.test):
+        compute_features(data, cfg, split, jobs)
+
+
+@app.command()
+def lang(
+    data: Path = DATA,
+    out: Path = typer.Option(..., "--out", help="Lang dir to write."),
+    config: Optional[List[Path]] = CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Stage 2: units (characters or sentencepiece BPE), words, lexicon and n-gram model of the training text."""
+    from ctcsd.data.features import lang_of_corpus
+
+    lang_of_corpus(data, out, plain_config(config, overrides).lang)
+
+
+@app.command()
+def lm(
+    text: List[Path] = typer.Option(..., "--text", help="Sentences, one per line, plain or .gz; may be repeated."),
+    out: Path = typer.Option(..., "--out", help="ARPA file to write."),
+    order: int = typer.Option(3, help="1 to 5."),
+    prune: str = typer.Option("", help='Leave out n-grams that occur as often or less; per order, such as "0 0 1".'),
+    vocab: Optional[Path] = typer.Option(
+        None, help="Know these words only (the first of each line, so a lexicon.txt will do); others are <unk>."
+    ),
+    dev: Optional[List[Path]] = typer.Option(None, "--dev", help="Text whose perplexity to print; may be repeated."),
+) -> None:
+    """Estimate an n-gram model of words (interpolated modified Kneser-Ney) from text files."""
+    from ctcsd.text.arpa import perplexity, read_arpa, write_arpa
+    from ctcsd.text.files import lines_of
+    from ctcsd.text.ngram import estimate
+
+    if not all(threshold.isdecimal() for threshold in prune.split()):
+        raise typer.BadParameter(f"'{prune}' should be whole numbers, such as '0 0 1'", param_hint="--prune")
+    vocabulary = [line.split()[0] for line in lines_of(vocab) if line.strip()] if vocab else None
+    sentences = (line for path in text for line in lines_of(path))
+    model = estimate(sentences, order, [int(threshold) for threshold in prune.split()], vocabulary)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_arpa(model, out)
+    print(f"{out}: {model.describe()}", flush=True)
+    del model
+    if dev:
+        arpa = read_arpa(out)
+        for path in dev:
+            print(f"{path}: {perplexity(arpa, lines_of(path))}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def once(
+    context: typer.Context,
+    marker: Path = typer.Argument(..., help="Done-marker to read and to write."),
+    depends: Optional[List[Path]] = typer.Option(None, help="File or folder whose content the output depends on."),
+    output: Optional[List[Path]] = typer.Option(None, help="What the command makes: where it is gone, it is made."),
+    jobs: int = JOBS,
+) -> None:
+    """Run SCRIPT ARGUMENTS... --jobs N (a Python script, after --) unless the marker holds the same words, inputs."""
+    from ctcsd.stamp import run_once
+
+    neutral = ["--jobs", str(jobs)]
+    raise typer.Exit(run_once(marker, list(depends or []), list(output or []), context.args, neutral))

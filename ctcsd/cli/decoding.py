@@ -1,0 +1,148 @@
+"""Commands of decoding: posteriors, search, sweeps, times of words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from ctcsd.cli.app import (
+    DATA,
+    DECODE_CONFIG,
+    EXIT,
+    JOBS,
+    LANG,
+    OVERRIDES,
+    RUN,
+    SEARCH_METHOD,
+    app,
+    chosen_exits,
+    run_config,
+)
+from ctcsd.errors import UserError
+
+
+@app.command()
+def posteriors(
+    run: Path = RUN,
+    data: Path = DATA,
+    lang: Path = LANG,
+    exit: Optional[List[str]] = EXIT,
+    split: Optional[List[str]] = typer.Option(None, "--split", help="Split; may be repeated. Default: dev and test."),
+    top_k: int = typer.Option(0, min=0, help="Keep only the k most probable tokens of a frame; 0 keeps all."),
+    config: Optional[List[Path]] = DECODE_CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Stage 4a: the log-posteriors of every exit on dev and test (on train: the archive of a stored teacher)."""
+    from ctcsd.train.infer import posteriors_run, prior_run
+
+    cfg = run_config(run, config, overrides)
+    posteriors_run(run, data, lang, cfg, chosen_exits(cfg, exit), split or [cfg.data.dev, cfg.data.test], top_k)
+    if cfg.decode.prior_scale and cfg.decode.prior is None:
+        prior_run(run, data, lang, cfg, chosen_exits(cfg, exit))
+
+
+@app.command()
+def search(
+    run: Path = RUN,
+    lang: Path = LANG,
+    exit: Optional[List[str]] = EXIT,
+    method: Optional[List[str]] = SEARCH_METHOD,
+    k2_python: Optional[Path] = typer.Option(None, help="Interpreter that has k2; found by itself as a rule."),
+    here: bool = typer.Option(False, "--here", hidden=True),
+    config: Optional[List[Path]] = DECODE_CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Stage 4b: from posteriors to hypotheses; methods of k2 run in the interpreter that has it."""
+    from ctcsd.decode.run import search_run
+
+    cfg = run_config(run, config, overrides)
+    search_run(run, lang, cfg, chosen_exits(cfg, exit), list(method or cfg.decode.methods), k2_python, here)
+
+
+@app.command()
+def sweep(
+    run: Path = RUN,
+    data: Path = DATA,
+    lang: Path = LANG,
+    exit: str = typer.Option("student", "--exit", help="Exit whose posteriors are searched."),
+    method: str = typer.Option(..., "--method", help="Search method, such as beam or wfst."),
+    grid: List[str] = typer.Option(..., "--grid", help="Axis OPTION=VALUE,VALUE,... of decode; may be repeated."),
+    jobs: int = JOBS,
+    config: Optional[List[Path]] = DECODE_CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Try a grid of search options on dev, take the best by WER, and apply it to test once.
+
+    Writes every setting's WER, CER and real-time factor as sweep-EXIT.csv, and a picture as sweep-EXIT.png, into
+    RUN/decode/METHOD. Example: --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
+    """
+    from ctcsd.data.batches import references
+    from ctcsd.data.features import cuts_file
+    from ctcsd.decode.run import search_options, with_prior
+    from ctcsd.run_dir import RunDir
+    from ctcsd.score.plot import plot_sweep
+    from ctcsd.score.sweep import best_of, evaluate, grid_of, write_csv
+    from ctcsd.score.sweep import sweep as search_grid
+
+    settings = []
+    for setting in grid_of(grid):
+        wished = [f"decode.{name}={value}" for name, value in setting.items()]
+        options = search_options(method, run_config(run, config, [*(overrides or []), *wished]).decode)
+        settings.append((setting, with_prior(options, RunDir(run), exit)))
+    cfg = run_config(run, config, overrides)
+    chosen_exits(cfg, [exit])
+    texts = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    files = RunDir(run)
+    points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs)
+    best = best_of(points)
+    folder = files.decoded(method)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / f"sweep-{exit}.csv", points)
+    plot_sweep(folder / f"sweep-{exit}.png", points, f"{method} on {cfg.data.dev} {exit}")
+    options = next(options for setting, options in settings if setting == best.setting)
+    test = evaluate(files.archive(cfg.data.test, exit), lang, method, best.setting, options, texts[cfg.data.test])
+    print(f"best of {len(points)} on {cfg.data.dev}: {' '.join(f'decode.{k}={v}' for k, v in best.setting.items())}")
+    print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
+    print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
+
+
+@app.command()
+def align(
+    run: Path = RUN,
+    data: Path = DATA,
+    lang: Path = LANG,
+    exit: str = typer.Option("student", "--exit", help="Exit whose posteriors count."),
+    split: str = typer.Option("test", "--split", help="Split; its posteriors are made where they are missing."),
+    hypotheses: Optional[str] = typer.Option(
+        None, help="Align what this search method recognised, not the transcript."
+    ),
+    out: Optional[Path] = typer.Option(None, help="CTM file.  [default: RUN/times/SPLIT-EXIT[-METHOD].ctm]"),
+    textgrids: Optional[Path] = typer.Option(None, help="Folder for a TextGrid per cut (Praat)."),
+) -> None:
+    """When each word was said: forced alignment of transcripts, or of hypotheses, with word confidences, as CTM."""
+    from ctcsd.data.batches import references
+    from ctcsd.data.features import cuts_file
+    from ctcsd.decode.hypothesis import read_hypotheses
+    from ctcsd.decode.times import write_times
+    from ctcsd.posteriors import PosteriorReader
+    from ctcsd.run_dir import RunDir
+    from ctcsd.text.tokenizer import Tokenizer
+    from ctcsd.train.infer import posteriors_run
+
+    cfg = run_config(run, None, None)
+    posteriors_run(run, data, lang, cfg, chosen_exits(cfg, [exit]), [split])
+    files = RunDir(run)
+    if hypotheses:
+        tokens = {h.cut_id: h.tokens for h in read_hypotheses(files.hypotheses(hypotheses, split, exit))}
+    else:
+        encode = Tokenizer(lang).encode
+        tokens = {cut_id: encode(text) for cut_id, text in references(cuts_file(data, cfg, split)).items()}
+    target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
+    failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids)
+    print(f"{target}: {len(tokens) - len(failed)} cuts aligned")
+    for cut_id, reason in failed.items():
+        print(f"not aligned: {cut_id}: {reason}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(tokens)} cuts could not be aligned (listed above)")

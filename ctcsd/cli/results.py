@@ -1,0 +1,82 @@
+"""Commands on results: scores, comparisons of archives, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from ctcsd.cli.app import DATA, DECODE_CONFIG, EXIT, OVERRIDES, RUN, SEARCH_METHOD, app, chosen_exits, run_config
+
+TEACHER = "ctc_teacher"  # the separate teacher that the students of a folder of runs are compared with
+
+
+@app.command()
+def score(
+    run: Path = RUN,
+    data: Path = DATA,
+    exit: Optional[List[str]] = EXIT,
+    method: Optional[List[str]] = SEARCH_METHOD,
+    config: Optional[List[Path]] = DECODE_CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Stage 5: WER and CER with intervals, error files, frame agreement."""
+    from ctcsd.data.batches import references
+    from ctcsd.data.features import cuts_file
+    from ctcsd.run_dir import RunDir
+    from ctcsd.score.run import score_run
+
+    cfg = run_config(run, config, overrides)
+    texts = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    beside = Path(cfg.distill.checkpoint or run.parent.parent / TEACHER / run.name)
+    reference = RunDir(beside) if (beside / "train.json").is_file() and cfg.method != TEACHER else None
+    rows = score_run(RunDir(run), texts, list(method or cfg.decode.methods), chosen_exits(cfg, exit), reference)
+    for row in rows:
+        print(f"{row['split']} {row['exit']} {row['decoder']}: WER {row['wer']:.2f}  CER {row['cer']:.2f}")
+
+
+@app.command()
+def compare(
+    teacher: Path = typer.Argument(..., metavar="TEACHER_ARCHIVE", help="Archive that counts as the reference."),
+    student: Path = typer.Argument(..., metavar="STUDENT_ARCHIVE", help="Archive of the same cuts, from another exit."),
+    out: Optional[Path] = typer.Option(None, help="Folder for NAME.json (counts, histogram) and NAME.png (a picture)."),
+    name: Optional[str] = typer.Option(None, help="Default: <student's folder>-vs-<teacher's folder>."),
+) -> None:
+    """Compare two exits, or two models, frame by frame: do they say the same, and at the same time?
+
+    An archive is a folder that `ctcsd posteriors` wrote, such as exp/quick/skd/seed1/posteriors/dev-teacher.
+    Agreement is the share of frames with the same most probable token. A spike is a token that greedy search emits;
+    spikes are matched by the edit distance of the two token sequences, and a positive offset means a later student.
+    """
+    from ctcsd.posteriors import PosteriorReader
+    from ctcsd.score.agreement import write_alignment
+    from ctcsd.score.alignment import compare_archives
+    from ctcsd.score.plot import plot_alignment
+
+    found = compare_archives(PosteriorReader(teacher), PosteriorReader(student))
+    print(found.describe())
+    if out:
+        stem = name or f"{student.name}-vs-{teacher.name}"
+        write_alignment(out, stem, found)
+        plot_alignment(out / f"{stem}.png", found, stem)
+
+
+@app.command()
+def table(
+    exp: Path = typer.Argument(..., help="Folder below which the runs lie."),
+    out: Optional[Path] = typer.Option(None, help="Write the tables into this Markdown file too."),
+    command: str = typer.Option("", help="The command that made the runs, noted in the file."),
+    method: Optional[List[str]] = typer.Option(None, "--method", "-m", help="Methods that stand first, in this order."),
+    decoder: Optional[str] = typer.Option(None, help="List this search method only; default: all."),
+    baseline: Optional[str] = typer.Option(
+        None, help="Compare the others with this method; default: ctc, where it is among others."
+    ),
+) -> None:
+    """Stage 5: the tables over every run below a folder, on the screen and in RESULTS.md."""
+    from ctcsd.score.report import results_report
+
+    text, markdown = results_report(exp, command, method or [], decoder, baseline)
+    print(text)
+    if out:
+        out.write_text(markdown, encoding="utf-8")
