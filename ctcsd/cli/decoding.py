@@ -85,6 +85,7 @@ def sweep(
     from ctcsd.score.plot import plot_sweep
     from ctcsd.score.sweep import best_of, evaluate, grid_of, write_csv
     from ctcsd.score.sweep import sweep as search_grid
+    from ctcsd.train.infer import prior_run
 
     settings = []
     for setting in grid_of(grid):
@@ -93,6 +94,8 @@ def sweep(
         settings.append((setting, with_prior(options, RunDir(run), exit)))
     cfg = run_config(run, config, overrides)
     chosen_exits(cfg, [exit])
+    if any("prior" in options for _, options in settings) and cfg.decode.prior is None:
+        prior_run(run, data, lang, cfg, [exit])
     texts = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
     files = RunDir(run)
     points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs)
