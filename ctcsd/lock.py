@@ -12,17 +12,31 @@ from ctcsd.errors import UserError
 
 
 @contextmanager
-def locked(path: Path, message: str) -> Iterator[None]:
+def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a folder, or of a file that is made where it is missing.
 
+    Where another process holds it, print `message` and wait for it, or else
+
     Raises:
-        UserError: another process holds it; says `message`.
+        UserError: says `message`.
     """
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(message) from None
+            print(f"{message}: waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    except BlockingIOError:
-        raise UserError(message) from None
     finally:
         os.close(handle)
+
+
+@contextmanager
+def in_turn(data_dir: Path) -> Iterator[None]:
+    """Hold a data folder while a stage makes something in it: a second process waits, and finds it made."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir / ".lock", f"another process prepares {data_dir}", wait=True):
+        yield

@@ -27,10 +27,12 @@ def features(
 ) -> None:
     """Stage 1: log-mel filterbank features of the train, dev and test split."""
     from ctcsd.data.features import compute_features
+    from ctcsd.lock import in_turn
 
     cfg = plain_config(config, overrides)
-    for split in (cfg.data.train, cfg.data.dev, cfg.data.test):
-        compute_features(data, cfg, split, jobs)
+    with in_turn(data):
+        for split in (cfg.data.train, cfg.data.dev, cfg.data.test):
+            compute_features(data, cfg, split, jobs)
 
 
 @app.command()
@@ -42,8 +44,10 @@ def lang(
 ) -> None:
     """Stage 2: units (characters or sentencepiece BPE), words, lexicon and n-gram model of the training text."""
     from ctcsd.data.features import lang_of_corpus
+    from ctcsd.lock import in_turn
 
-    lang_of_corpus(data, out, plain_config(config, overrides).lang)
+    with in_turn(data):
+        lang_of_corpus(data, out, plain_config(config, overrides).lang)
 
 
 @app.command()
@@ -86,7 +90,10 @@ def once(
     jobs: int = JOBS,
 ) -> None:
     """Run SCRIPT ARGUMENTS... --jobs N (a Python script, after --) unless the marker holds the same words, inputs."""
+    from ctcsd.lock import in_turn
     from ctcsd.stamp import run_once
 
     neutral = ["--jobs", str(jobs)]
-    raise typer.Exit(run_once(marker, list(depends or []), list(output or []), context.args, neutral))
+    with in_turn(marker.parent):
+        status = run_once(marker, list(depends or []), list(output or []), context.args, neutral)
+    raise typer.Exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -71,6 +72,7 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
         storage_path=storage / "feats",
         num_jobs=min(jobs, len(cuts)),
         storage_type=LilcomChunkyWriter,
+        progress_bar=sys.stderr.isatty(),
     )
     partial = target.with_name(f"partial_{target.name}")
     done.to_file(partial)
