@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The stage driver of every recipe: data, features, lang, train, decode, score.
-set -euo pipefail
+set -euf -o pipefail  # -f: no word that the user gives is a pattern of file names
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -31,7 +31,7 @@ What is up to date is skipped; a run that was stopped goes on where it was.
   --config FILE        a YAML file on top of the recipe's
   --exp DIR            where the runs go                            (default: RECIPE/exp/default, or quick, full)
   --data DIR           where the data goes                          (default: RECIPE/data)
-  --prepare "ARGS"     further arguments of the recipe's local/prepare.py, such as "--deb FILE"
+  --prepare "ARGS"     further arguments of the recipe's local/prepare.py, such as "--deb FILE"; quotes keep a space
   --nj N               parallel jobs                                (default: number of cores)
   --no-setup           use the interpreter 'python3' as it is, and install nothing
   -h, --help           this text
@@ -45,10 +45,16 @@ EOF
 }
 
 fail() { echo "run.sh: $1" >&2; exit "${2:-1}"; }
-# A path that the user gave from another folder still means the user's.
-from_caller() { if [ "$caller" = "$PWD" ] || [[ $1 = /* ]]; then echo "${1%/}"; else echo "$caller/${1%/}"; fi; }
-existing() { if [ -e "$1" ]; then echo "${1%/}"; else from_caller "$1"; fi; }
-path_or_word() { if [ -e "$(from_caller "$1")" ]; then from_caller "$1"; else echo "$1"; fi; }
+# A path that the user gave from another folder still means the user's, and none looks like an option.
+from_caller() {
+  case $1 in
+    /*) printf '%s\n' "${1%/}" ;;
+    *) if [ "$caller" != "$PWD" ]; then printf '%s\n' "$caller/${1%/}"; else as_path "${1%/}"; fi ;;
+  esac
+}
+as_path() { case $1 in -*) printf './%s\n' "$1" ;; *) printf '%s\n' "$1" ;; esac; }
+existing() { if [ -e "$1" ]; then as_path "${1%/}"; else from_caller "$1"; fi; }
+path_or_word() { if [ -e "$(from_caller "$1")" ]; then from_caller "$1"; else printf '%s\n' "$1"; fi; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
 
 recipe=egs/fotaq stage=0 stop_stage=5 methods="ctc skd" seeds=1 preset=default nj=$(nproc) setup=yes
@@ -148,12 +154,16 @@ fi
 mkdir -p "$exp/log"
 
 if wanted 0 "data"; then
-  read -ra extra <<< "$prepare_args"
+  # xargs parts words as a shell does, quotes and all, but runs nothing that stands in them.
+  words=$(xargs -r printf '%s\n' <<< "$prepare_args") || fail "--prepare: the quotes of $prepare_args do not match" 2
+  extra=()
+  [ -z "$words" ] || mapfile -t extra <<< "$words"
   inputs=(--depends "$recipe/local")
   # A file or folder that the recipe is told to read is an input too: when it changes, the data is prepared again.
   for i in "${!extra[@]}"; do
     extra[i]=$(path_or_word "${extra[i]}")
-    [ ! -e "${extra[i]}" ] || inputs+=(--depends "${extra[i]}")
+    # Not a download folder, though: the recipe itself fills it.
+    [ ! -e "${extra[i]}" ] || { ((i > 0)) && [ "${extra[i - 1]}" = --dl-dir ]; } || inputs+=(--depends "${extra[i]}")
   done
   run prepare "${ctcsd[@]}" once "$data/.prepared" "${inputs[@]}" --output "$data/manifests" --jobs "$nj" -- \
     "$recipe/local/prepare.py" --out "$data" "${extra[@]}"

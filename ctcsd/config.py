@@ -12,18 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ctcsd.errors import UserError
+from ctcsd.text.files import lines_of, replacing
 
 METHODS_DIR = Path(__file__).parent / "conf" / "methods"
+CONFORMER = "conformer"  # model.backbone: the encoder that is not pretrained
 
 
 @dataclass
 class ModelConfig:
-    """Sizes of SharedEncoderCtc; `exits` maps an exit's name to its layer (1 is the first)."""
+    """The encoder; `exits` maps an exit's name to its layer (1 is the first).
 
+    A pretrained backbone brings its own sizes: of the conformer's, only `layers` counts, how many of its own are used.
+    """
+
+    backbone: str = CONFORMER  # or a pretrained one: a hub name or a folder of Hugging Face transformers
     layers: int = 8
     dim: int = 144
     heads: int = 4
@@ -33,6 +40,12 @@ class ModelConfig:
     dropout: float = 0.0
     self_conditioned: bool = False  # exits below the highest one feed their posteriors back (2104.02724)
     num_mel_bins: int = 80
+    pool: int = 1  # pretrained: frames (of 20 ms) that are averaged before the heads
+    mask_prob: float = 0.05  # pretrained, in training: share of the frames that masks cover (but for overlaps)
+    mask_width: int = 10  # pretrained, in training: frames of a mask
+    freeze_feature_encoder: bool = True  # pretrained: its convolutions never learn
+    freeze_steps: float = 0.0  # share of the training, at its start, in which only the heads learn
+    gradient_checkpointing: bool = False  # pretrained: less memory, a third more time
     vocab_size: int = 0  # set from the lang dir
     exits: dict[str, int] = field(default_factory=dict)
 
@@ -64,6 +77,7 @@ class LangConfig:
     text: str = "train"  # the split whose text they are made from
     lm_order: int = 3  # 1 to 5; 0: no n-gram model
     lm_text: Optional[str] = None  # a file of further sentences for it, one per line, plain or .gz
+    lm_arpa: Optional[str] = None  # an ARPA file, plain or .gz, that is taken (in lower case) instead of estimating one
     lm_prune: list[int] = field(default_factory=list)  # per order: n-grams that occur as often or less are left out
 
     @property
@@ -74,10 +88,16 @@ class LangConfig:
 
 @dataclass
 class FeaturesConfig:
-    """Log-mel filterbank, 25 ms windows every 10 ms, and the speeds of perturbed copies of the training set."""
+    """Log-mel filterbank, 25 ms windows every 10 ms, or the wave itself; and the training set's perturbed copies."""
 
+    type: str = "fbank"  # fbank | wave: 16 kHz samples, read from the audio as batches are made
     num_mel_bins: int = 80
     speeds: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The folder of the cut sets."""
+        return self.type if self.type == "wave" else f"{self.type}{self.num_mel_bins}"
 
 
 @dataclass
@@ -88,10 +108,11 @@ class DataConfig:
     dev: str = "dev"
     test: str = "test"
     speaker: Optional[str] = None  # only this speaker, in every split
-    max_duration: float = 100.0  # seconds of audio in a batch
+    max_duration: float = 100.0  # seconds of audio in a batch, which all processes share
     num_buckets: int = 20
     max_seconds: float = 15.0  # longer training cuts are left out
     workers: int = 0  # processes that read batches ahead; on a CPU they take their time from the training
+    max_bad: float = 0.05  # share of a split's cuts whose features may be unreadable before the training stops
 
 
 @dataclass
@@ -119,12 +140,19 @@ class TrainConfig:
     final_lr: float = 0.02
     warmup: float = 0.1  # share of all steps
     weight_decay: float = 0.01
+    layer_decay: float = 1.0  # the learning rate of a layer is this times that of the next higher one; heads: all of it
     clip: float = 2.0
-    precision: str = "auto"  # auto | 32 | bf16
+    precision: str = "auto"  # auto | 32 | bf16 | fp16
     average: int = 3  # how many of the best checkpoints are kept and averaged
     evaluate_every: int = 1  # epochs
     save_minutes: float = 10.0  # between checkpoints within an epoch; each epoch ends with one
-    devices: int = 1
+    guard: bool = True  # stop when the loss stays far above its running level
+    split_on_oom: bool = False  # a batch that does not fit in memory goes through in halves
+    preflight: bool = True  # the heaviest batches go through once before the first epoch
+    devices: int = 1  # processes on a machine: GPUs, or CPU processes where there is none
+    nodes: int = 1  # machines
+    strategy: str = "auto"  # auto | ddp; auto takes ddp for several processes
+    accumulate: int = 1  # passes in which a process takes its share of a batch; the step is the same
 
 
 @dataclass
@@ -140,11 +168,38 @@ class DecodeConfig:
     beam: int = 20  # beam: hypotheses kept after each frame
     beam_threshold: float = 50.0  # beam: nats behind the best one
     beam_tokens: int = 40  # beam: tokens of a frame that are tried, the best ones; 0: all
-    graph: str = "HLG"  # wfst: H | HL | HLG
-    max_arcs: int = 20_000_000  # wfst: a larger graph is not made
+    graph: str = "HLG"  # wfst, k2-nbest: H | HL | HLG
+    topo: str = "standard"  # k2: CTC's topology, or modified: a token may follow itself without a blank between
+    max_arcs: int = 20_000_000  # wfst and k2: a larger graph is not made
     search_beam: float = 20.0  # wfst and k2: nats behind the best path so far
     output_beam: float = 8.0  # k2: nats behind the best path, of paths kept in the lattice
+    min_active: int = 20  # wfst and k2: states of a frame, whatever the beam
     max_active: int = 10000  # wfst and k2: states of a frame
+    nbest: int = 0  # length of n-best lists; 0: none, and k2-nbest: all that are found
+    num_paths: int = 100  # k2-nbest: drawn from the lattice
+    nbest_scale: float = 0.5  # k2-nbest: of the lattice's scores as paths are drawn; the smaller the more varied
+    rescore_lm: Optional[str] = None  # k2-rescore: ARPA file
+    rescore_scale: Optional[float] = None  # k2-rescore: of its ln p(words); default: lm_scale
+    per_method: dict[str, Any] = field(default_factory=dict)  # {method: {option: value}}: for this method only
+
+    def of(self, method: str) -> DecodeConfig:
+        """The options as one search method sees them: what `per_method` says of it counts.
+
+        Raises:
+            UserError: it names no option, or gives one a value of a wrong type.
+        """
+        try:
+            own = OmegaConf.merge(OmegaConf.structured(self), self.per_method.get(method) or {})
+            return OmegaConf.to_object(own)  # type: ignore[return-value]
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            raise UserError(f"decode.per_method.{method}: {_first_line(error)}") from None
+
+
+@dataclass
+class ScoreConfig:
+    """What is done to references and hypotheses alike before they are compared."""
+
+    normalize: str = "none"  # none | lower | nopunct (lower case, letters, digits and apostrophes only)
 
 
 @dataclass
@@ -166,6 +221,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
 
     @property
     def passes(self) -> int:
@@ -180,27 +236,26 @@ def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Co
         UserError: a missing or broken file, an unknown key (the nearest known one is named), a value of a wrong type.
     """
     cfg = OmegaConf.structured(Config)
+    files = list(files)
     for path in files:
         _merge(cfg, _read(Path(path)), str(path))
     for item in overrides:
         key, sep, text = item.partition("=")
         if not sep or not key:
             raise UserError(f"'{item}' is not an override: write key=value, for instance train.lr=0.001")
-        try:
-            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-        except Exception as error:  # every YAML and interpolation error class
-            raise UserError(f"'{item}': {_first_line(error)}") from None
-        _set(cfg, key.strip(), value["value"], "the command line")  # type: ignore[index,call-overload]
+        value = _parse(f"value: {text}", f"'{item}'")
+        _set(cfg, key.strip(), value["value"], "the command line")
     try:
         OmegaConf.resolve(cfg)
         return OmegaConf.to_object(cfg)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {_first_line(error)}") from None
+        raise UserError(f"{', '.join(map(str, files)) or 'the command line'}: {_first_line(error)}") from None
 
 
 def save_config(cfg: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
 
 
 def method_name(method: str) -> str:
@@ -244,16 +299,20 @@ def method_file(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return {str(key): value for key, value in _parse("\n".join(lines_of(path)), str(path)).items()}
+
+
+def _parse(text: str, where: str) -> dict[Any, Any]:
     try:
-        loaded = OmegaConf.load(path)
-        content = OmegaConf.to_container(loaded, resolve=False)
-    except FileNotFoundError:
-        raise UserError(f"no such configuration file: {path}") from None
-    except Exception as error:  # every YAML error class, and unreadable files
-        raise UserError(f"{path}: {_first_line(error)}") from None
+        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        content = None if aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except Exception as error:  # every YAML and interpolation error class
+        raise UserError(f"{where}: {_first_line(error)}") from None
+    if aliases:
+        raise UserError(f"{where}: YAML aliases (*name) are not taken: a few of them can stand for gigabytes")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values")
-    return {str(key): value for key, value in content.items()}
+        raise UserError(f"{where}: a configuration is a mapping of keys to values")
+    return content
 
 
 def _merge(cfg: DictConfig, content: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -267,7 +326,7 @@ def _merge(cfg: DictConfig, content: dict[str, Any], where: str, prefix: str = "
 
 def _set(cfg: DictConfig, key: str, value: Any, where: str) -> None:
     known = _known_keys(Config)
-    free = any(key.startswith(f"{name}.") for name in ("weights", "model.exits"))
+    free = any(key.startswith(f"{name}.") for name in ("weights", "model.exits", "decode.per_method"))
     if key not in known and not free:
         raise UserError(f"{where}: unknown key '{key}'{_nearest(key, known)}")
     try:

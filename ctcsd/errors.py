@@ -9,12 +9,15 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """a failure that is explained in one line (exit code 1)"""
+    """a failure that is explained in one line (exit code 1), whatever characters it quotes from a file"""
+
+    def __str__(self) -> str:
+        return _printable(super().__str__())
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn UserError and what the system refuses (full disk, permissions) into one line on stderr and exit code 1."""
+    """Turn UserError and what the system refuses (disk, memory, permissions) into one line on stderr, exit code 1."""
     try:
         yield
     except UserError as error:
@@ -24,6 +27,8 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(130) from None
     except OSError as error:
         message = _of_system(error)
+    except MemoryError:
+        message = "out of memory"
     else:
         return
     _say(f"error: {message}")
@@ -36,4 +41,8 @@ def _of_system(error: OSError) -> str:
 
 
 def _say(message: str) -> None:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(_printable(message).split()), file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)

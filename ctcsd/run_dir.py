@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ctcsd.errors import UserError
+from ctcsd.text.files import read_json
+
+# Fields of train.json that others read -> their types.
+TRAIN_RECORD: dict[str, type | tuple[type, ...]] = {
+    "corpus": str,
+    "method": str,
+    "seed": int,
+    "parameters": dict,
+    "seconds": (int, float),
+    "peak_memory_mib": int,
+    "revision": str,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,10 @@ class RunDir:
         target = self.hypotheses(method, split, exit)
         return target.with_name(f".{target.name}.done")
 
+    def nbest(self, method: str, split: str, exit: str) -> Path:
+        """The n-best lists of a search method that makes them, one JSON object per utterance."""
+        return self.decoded(method) / f"nbest-{split}-{exit}.jsonl"
+
     def decoded(self, method: str) -> Path:
         """Folder of a search method's hypotheses and score files."""
         return self.path / "decode" / method
@@ -51,12 +67,15 @@ class RunDir:
         """One JSON object per result row."""
         return self.path / "results.jsonl"
 
-    def train_record(self) -> dict[str, Any]:
-        """train.json; raises UserError where the training is not finished."""
+    def train_record(self, exits: Iterable[str] = ()) -> dict[str, Any]:
+        """train.json; raises UserError where the training is not finished, or the file lacks a field or an exit."""
         path = self.path / "train.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except OSError:
-            raise UserError(f"{self.path} holds no finished training: run stage 3") from None
-        except ValueError:
-            raise UserError(f"{path}: damaged: run stage 3 again") from None
+        if not path.is_file():
+            raise UserError(f"{self.path} holds no finished training: run stage 3")
+        record = read_json(path)
+        wrong = [key for key, kind in TRAIN_RECORD.items() if not isinstance(record.get(key), kind)]
+        sizes = {} if wrong else record["parameters"]
+        wrong += [f"parameters.{exit}" for exit in {*exits, *sizes} if not isinstance(sizes.get(exit), int)]
+        if wrong:
+            raise UserError(f"{path}: {wrong[0]} is missing or of another kind: damaged, run stage 3 again")
+        return record

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctcsd.errors import UserError
+from ctcsd.text.files import read_json, replacing
+
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content; `missing` where there is none."""
@@ -37,12 +40,12 @@ def depends(options: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str,
 
 def changed(marker: Path, dependencies: Mapping[str, Any]) -> str | None:
     """None where the marker holds the same dependencies, else the reason why the output is made (again)."""
-    try:
-        before = json.loads(marker.read_text(encoding="utf-8"))
-    except OSError:
+    if not marker.is_file():
         return "not there yet"
-    except ValueError:
-        return f"its marker {marker} is damaged"
+    try:
+        before = read_json(marker)
+    except UserError as error:
+        return f"its marker is damaged ({error})"
     if before == dependencies:
         return None
     keys = [k for k in {**before, **dependencies} if before.get(k) != dependencies.get(k)]
@@ -54,11 +57,10 @@ def changed(marker: Path, dependencies: Mapping[str, Any]) -> str | None:
 
 
 def mark(marker: Path, dependencies: Mapping[str, Any]) -> None:
-    """Write the marker, beside its target first."""
+    """Write the marker."""
     marker.parent.mkdir(parents=True, exist_ok=True)
-    partial = marker.with_name(f".{marker.name}.partial")
-    partial.write_text(json.dumps(dependencies, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(marker)
+    with replacing(marker) as partial:
+        partial.write_text(json.dumps(dependencies, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any], outputs: Iterable[Path] = ()) -> bool:
@@ -70,7 +72,7 @@ def up_to_date(what: str, marker: Path, dependencies: Mapping[str, Any], outputs
         print(f"{what}: up to date", flush=True)
         return True
     if marker.exists():
-        marker.unlink()  # from here on the output is not whole
+        marker.unlink(missing_ok=True)  # from here on the output is not whole
         print(f"{what}: made again, because {reason}", flush=True)
     return False
 

@@ -42,3 +42,5 @@ def make_archive(tmp_path: Path, table: TokenTable):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how often the kill-loop kills a training (default 3)")
+    parser.addoption("--mutations", type=int, default=40, help="how often each kind of file is damaged (default 40)")
+    parser.addoption("--fault-seed", type=int, default=1, help="seed of the damage (default 1)")

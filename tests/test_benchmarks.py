@@ -6,6 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from fakes import random_log_probs
+from lhotse import CutSet, MonoCut, SupervisionSegment
+
+from ctcsd.posteriors import PosteriorWriter
+from ctcsd.run_dir import RunDir
+from ctcsd.text.lang import make_lang
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -26,7 +34,40 @@ def test_train_step() -> None:
         assert f"| fp32      | {name} " in table
 
 
+def test_inference() -> None:
+    sizes = ["--batch", "1", "--seconds", "1", "--layers", "2", "--student-layers", "1", "--dim", "32"]
+    table = output("benchmarks/inference.py", *sizes, "--turns", "1")
+    for name in ("student", "full model"):
+        assert f"| 1 x 1 s | {name} " in table
+
+
+def test_decode(tmp_path: Path) -> None:
+    texts = {"u1": "a bad cab", "u2": "a cab", "u3": "dad"}
+    table = make_lang(texts.values(), tmp_path / "lang", "char", 0)
+    rng = np.random.default_rng(0)
+    with PosteriorWriter(RunDir(tmp_path / "run").archive("test", "student"), table) as writer:
+        for cut_id in texts:
+            writer.write(cut_id, random_log_probs(rng, 30, len(table)))
+    cuts = [
+        MonoCut(cut_id, 0.0, 1.2, 0, [SupervisionSegment(cut_id, cut_id, 0.0, 1.2, text=text)])
+        for cut_id, text in texts.items()
+    ]
+    (tmp_path / "manifests").mkdir()
+    CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts_test.jsonl.gz")
+    places = ["--run", tmp_path / "run", "--data", tmp_path, "--lang", tmp_path / "lang"]
+    found = output("benchmarks/decode.py", *map(str, places), "--rounds", "1", "--memory", "0", "--only", "greedy")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
+    ours, peer = (line for line in lines if line[:1] == ["greedy"])
+    assert (ours[1], peer[1]) == ("ctcsd", "torch")
+    assert float(ours[2].split()[0].replace(",", "")) > 0
+    assert ours[4] == peer[4]  # the same words, and so the same WER
+
+
 def test_distill() -> None:
     table = output("benchmarks/distill.py", *SMALL, "--parts", "steps")
     for name in ("interctc", "skd", "kd, live teacher", "kd, stored teacher"):
         assert f"| {name} " in table
+
+
+def test_guards() -> None:
+    assert "| guarded " in output("benchmarks/guards.py", *SMALL, "--steps", "2")

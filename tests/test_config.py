@@ -70,7 +70,7 @@ def test_bad_overrides(override: str, message: str) -> None:
 
 
 def test_missing_files_and_methods(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such configuration file"):
+    with pytest.raises(UserError, match="no.yaml: No such file"):
         load_config([tmp_path / "no.yaml"])
     with pytest.raises(UserError, match="no method 'skdd'; did you mean 'skd'.*known: .*ctc_teacher, "):
         method_file("skdd")

@@ -73,7 +73,7 @@ def test_quick_does_all_six_stages(tmp_path: Path) -> None:
     for word in ("| skd ", "| ctc ", "greedy", "k2-1best", "student", "teacher", "./run.sh --quick"):
         assert word in table
     rows = [json.loads(x) for p in exp.rglob("results.jsonl") for x in p.read_text().splitlines()]
-    assert len(rows) == 2 * (1 + 2) * 2, "splits x exits of ctc and skd x decoders"
+    assert len(rows) == 2 * (1 + 2) * 3, "splits x exits of ctc and skd x decoders"
     assert {row["decoder"]: row["options"] for row in rows}["k2-1best"]["search_beam"] == 20.0
     for row in rows:
         assert 0 <= row["wer_low"] <= row["wer"] <= row["wer_high"]

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 METHOD = "A method of ctcsd/conf/methods, or a YAML file; NAME+KEY=VALUE is a variant with a folder of its own"
 CONFIG = typer.Option(None, "--config", "-c", help="YAML file; may be given several times, later ones win.")
-DECODE_CONFIG = typer.Option(None, "--config", "-c", help="YAML file whose decode section counts here.")
+DECODE_CONFIG = typer.Option(None, "--config", "-c", help="YAML file whose decode and score sections count here.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Overrides, such as train.lr=0.0005.")
 DATA = typer.Option(..., "--data", help="Data folder of the corpus (manifests/, fbank/).")
 LANG = typer.Option(..., "--lang", help="Lang dir (tokens.txt).")
@@ -38,12 +38,13 @@ def plain_config(files: Optional[List[Path]], overrides: Optional[List[str]]) ->
 
 
 def run_config(run: Path, files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:
-    """The configuration that a run was trained with; only its decode section follows the files given now."""
+    """The configuration that a run was trained with; only its decode and score sections follow the files given."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"no run at {run} (config.yaml is missing): run stage 3")
     cfg = plain_config([run / "config.yaml"], overrides)
     if files:
-        cfg.decode = plain_config(files, overrides).decode
+        given = plain_config(files, overrides)
+        cfg.decode, cfg.score = given.decode, given.score
     return cfg
 
 

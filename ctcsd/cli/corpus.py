@@ -18,6 +18,25 @@ def doctor() -> None:
     raise typer.Exit(0 if check() else 1)
 
 
+@app.command("check-data")
+def check_data(
+    paths: List[Path] = typer.Argument(..., help="A data folder (with manifests/), or lhotse manifests, .jsonl[.gz]."),
+    out: Optional[Path] = typer.Option(
+        None, "--out", help="The complete list.  [default: DATA/check.tsv or ./check.tsv]"
+    ),
+    jobs: int = JOBS,
+) -> None:
+    """Say what is wrong with a corpus, recording by recording; exit code 1 where something would stop a run."""
+    from ctcsd.data.check_corpus import check_corpus
+    from ctcsd.data.report import write_drops
+
+    findings = check_corpus(paths, jobs)
+    listing = out or (paths[0] if paths[0].is_dir() else Path()) / "check.tsv"
+    write_drops(listing, findings.found)
+    print(f"{findings.summary()}\nthe complete list: {listing}")
+    raise typer.Exit(1 if findings.stops else 0)
+
+
 @app.command()
 def features(
     data: Path = DATA,

@@ -39,7 +39,8 @@ def posteriors(
 
     cfg = run_config(run, config, overrides)
     posteriors_run(run, data, lang, cfg, chosen_exits(cfg, exit), split or [cfg.data.dev, cfg.data.test], top_k)
-    if cfg.decode.prior_scale and cfg.decode.prior is None:
+    searches = [cfg.decode.of(method) for method in cfg.decode.methods]
+    if any(options.prior_scale and options.prior is None for options in searches):
         prior_run(run, data, lang, cfg, chosen_exits(cfg, exit))
 
 
@@ -89,23 +90,25 @@ def sweep(
 
     settings = []
     for setting in grid_of(grid):
-        wished = [f"decode.{name}={value}" for name, value in setting.items()]
+        wished = [f"{where}.{k}={v}" for where in ("decode", f"decode.per_method.{method}") for k, v in setting.items()]
         options = search_options(method, run_config(run, config, [*(overrides or []), *wished]).decode)
         settings.append((setting, with_prior(options, RunDir(run), exit)))
     cfg = run_config(run, config, overrides)
     chosen_exits(cfg, [exit])
     if any("prior" in options for _, options in settings) and cfg.decode.prior is None:
         prior_run(run, data, lang, cfg, [exit])
-    texts = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    spoken = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    texts = {split: {cut_id: cut.text for cut_id, cut in cuts.items()} for split, cuts in spoken.items()}
     files = RunDir(run)
-    points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs)
+    rule = cfg.score.normalize
+    points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs, rule)
     best = best_of(points)
     folder = files.decoded(method)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"sweep-{exit}.csv", points)
     plot_sweep(folder / f"sweep-{exit}.png", points, f"{method} on {cfg.data.dev} {exit}")
     options = next(options for setting, options in settings if setting == best.setting)
-    test = evaluate(files.archive(cfg.data.test, exit), lang, method, best.setting, options, texts[cfg.data.test])
+    test = evaluate(files.archive(cfg.data.test, exit), lang, method, best.setting, options, texts[cfg.data.test], rule)
     print(f"best of {len(points)} on {cfg.data.dev}: {' '.join(f'decode.{k}={v}' for k, v in best.setting.items())}")
     print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
     print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
@@ -141,7 +144,7 @@ def align(
         tokens = {h.cut_id: h.tokens for h in read_hypotheses(files.hypotheses(hypotheses, split, exit))}
     else:
         encode = Tokenizer(lang).encode
-        tokens = {cut_id: encode(text) for cut_id, text in references(cuts_file(data, cfg, split)).items()}
+        tokens = {cut_id: encode(cut.text) for cut_id, cut in references(cuts_file(data, cfg, split)).items()}
     target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
     failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids)
     print(f"{target}: {len(tokens) - len(failed)} cuts aligned")

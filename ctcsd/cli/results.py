@@ -21,19 +21,22 @@ def score(
     config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Stage 5: WER and CER with intervals, error files, frame agreement."""
+    """Stage 5: WER, CER and SER, intervals, error files, breakdown by speaker and length, frame agreement."""
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
     from ctcsd.run_dir import RunDir
-    from ctcsd.score.run import score_run
+    from ctcsd.score.run import describe, score_run
+    from ctcsd.text.files import writing
 
     cfg = run_config(run, config, overrides)
-    texts = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    spoken = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
     beside = Path(cfg.distill.checkpoint or run.parent.parent / TEACHER / run.name)
     reference = RunDir(beside) if (beside / "train.json").is_file() and cfg.method != TEACHER else None
-    rows = score_run(RunDir(run), texts, list(method or cfg.decode.methods), chosen_exits(cfg, exit), reference)
+    methods, exits = list(method or cfg.decode.methods), chosen_exits(cfg, exit)
+    with writing(run):
+        rows = score_run(RunDir(run), spoken, methods, exits, reference, cfg.score.normalize)
     for row in rows:
-        print(f"{row['split']} {row['exit']} {row['decoder']}: WER {row['wer']:.2f}  CER {row['cer']:.2f}")
+        print(describe(row))
 
 
 @app.command()

@@ -17,16 +17,34 @@ def train(
     data: Path = DATA,
     lang: Path = LANG,
     run: Path = RUN,
+    preflight: Optional[bool] = typer.Option(
+        None, "--preflight/--no-preflight", help="First try the heaviest batches; default: train.preflight."
+    ),
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Stage 3: train a method; a run that was interrupted goes on from its last epoch."""
+    """Stage 3: train a method; a run that was interrupted goes on from its last checkpoint."""
     from ctcsd.config import method_config
 
     cfg = method_config(method, config or [], overrides or [])
+    if preflight is not None:
+        cfg.train.preflight = preflight
     from ctcsd.train.fit import fit_run
 
     fit_run(cfg, data, lang, run)
+
+
+@app.command()
+def export(
+    run: Path = RUN,
+    exit: str = typer.Option(..., "--exit", help="The exit at which the model ends."),
+    out: Path = typer.Option(..., "--out", help="A new folder for model.safetensors, config.yaml and tokens.txt."),
+) -> None:
+    """Write one exit of a trained model, without the layers above it, to hand on."""
+    from ctcsd.train.export import export_run
+
+    parameters = export_run(run, exit, out)
+    print(f"{out}: {run} up to its exit '{exit}', {parameters / 1e6:.2f} M parameters")
 
 
 @app.command()
@@ -55,3 +73,29 @@ def plan(
     print(configs[0].lang.name)
     for spec, cfg in ordered.items():
         print(cfg.method, spec)
+
+
+@app.command("estimate")
+def estimate_costs(
+    method: List[str] = typer.Option(..., "--method", "-m", help=f"{METHOD}; may be repeated."),
+    hours: float = typer.Option(960.0, min=0.0, help="Hours of training audio."),
+    tflops: float = typer.Option(312.0, min=0.001, help="What the GPU does at best, 10^12/s: 312 is an A100's bf16."),
+    mfu: float = typer.Option(0.3, min=0.001, max=1.0, help="The share of it that the training reaches."),
+    config: Optional[List[Path]] = CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """What methods will cost, from the sizes of their models: nothing is trained, no weights are loaded."""
+    from ctcsd.config import Config, method_config
+    from ctcsd.train.estimate import estimate
+    from ctcsd.train.method import check, with_dependencies
+
+    def configuration(name: str) -> Config:
+        return method_config(name, config or [], overrides or [])
+
+    print("| method | parameters (M) | GFLOP per audio-hour | GPU hours | memory (GiB) |\n|---|---|---|---|---|")
+    for cfg in with_dependencies(method, configuration).values():
+        check(cfg)
+        cost = estimate(cfg, configuration, hours, tflops, mfu)
+        exits = ", ".join(f"{name} {count / 1e6:.1f}" for name, count in cost.parameters.items())
+        print(f"| {cfg.method} | {exits} | {cost.gflop_per_hour:,.0f} | {cost.gpu_hours:.1f} | {cost.memory_gib:.1f} |")
+    print(f"\n{hours:g} h of audio, train.epochs={cfg.train.epochs}, a GPU of {tflops:g} TFLOP/s at {100 * mfu:g} %")

@@ -11,6 +11,8 @@ from ctcsd.config import AugmentConfig
 def spec_augment(features: Tensor, lengths: Tensor, cfg: AugmentConfig) -> Tensor:
     """Mask bands of time and of mel bins with the mean of the utterance in each bin, which the model turns into 0.
 
+    Raw audio (N, samples) is left as it is: pretrained encoders mask their own frames.
+
     lhotse's SpecAugment draws a time mask over the padded width; here a mask falls on valid frames, and the masked
     share of an utterance is bounded, which short utterances need. No host synchronisation.
 
@@ -21,6 +23,8 @@ def spec_augment(features: Tensor, lengths: Tensor, cfg: AugmentConfig) -> Tenso
     Returns:
         a new tensor of the same shape.
     """
+    if features.ndim == 2:
+        return features
     n, t, f = features.shape
     device = features.device
     widest = (lengths * cfg.time_fraction / max(cfg.time_masks, 1)).clamp(max=cfg.time_width)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -11,18 +11,27 @@ import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset import DynamicBucketingSampler
-from lhotse.dataset.collation import collate_features
 from lhotse.lazy import LazyIteratorChain
 from torch import Tensor
 
+from ctcsd.data.checks import SAMPLING_RATE, Drop
 from ctcsd.data.feasibility import ctc_feasible
 from ctcsd.data.features import load_cuts
+from ctcsd.data.integrity import READERS
+from ctcsd.data.shares import StandIn
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import subsampled_length
+from ctcsd.text.reference import Reference
+
+TOO_LONG, INFEASIBLE = "longer than data.max_seconds", "fewer frames than CTC needs for the text"
 
 
 class Batch(NamedTuple):
-    """features (N, T, F), lengths (N,), targets (N, U) padded with 0, target_lengths (N,), texts and cut ids."""
+    """features (N, T, F), lengths (N,), targets (N, U) padded with 0, target_lengths (N,), texts and cut ids.
+
+    Of raw audio, features are samples (N, S) and lengths count them.
+    `unreadable`: (id, reason) of the cuts that should be there too. `stand_in`: a `StandIn`, which counts nothing.
+    """
 
     features: Tensor
     lengths: Tensor
@@ -30,18 +39,42 @@ class Batch(NamedTuple):
     target_lengths: Tensor | None
     texts: list[str]
     cut_ids: list[str]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    stand_in: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Feature frames, or samples of raw audio, in a second."""
+        return float(SAMPLING_RATE) if self.features.ndim == 2 else 100.0
+
+    def select(self, rows: list[int]) -> Batch:
+        """Some of the utterances, without the padding that only others needed."""
+        lengths = self.lengths[rows]
+        target_lengths = None if self.target_lengths is None else self.target_lengths[rows]
+        targets = None
+        if self.targets is not None and target_lengths is not None:
+            targets = self.targets[rows, : int(target_lengths.max())]
+        return Batch(
+            self.features[rows, : int(lengths.max())],
+            lengths,
+            targets,
+            target_lengths,
+            [self.texts[row] for row in rows] if self.texts else [],
+            [self.cut_ids[row] for row in rows],
+        )
 
     def repeated(self, times: int) -> Batch:
         """The batch, followed by itself, `times` in all."""
         if times == 1:
             return self
         return Batch(
-            self.features.repeat(times, 1, 1),
+            self.features.repeat(times, *[1] * (self.features.ndim - 1)),
             self.lengths.repeat(times),
             None if self.targets is None else self.targets.repeat(times, 1),
             None if self.target_lengths is None else self.target_lengths.repeat(times),
             self.texts * times,
             self.cut_ids * times,
+            stand_in=self.stand_in,
         )
 
 
@@ -50,20 +83,52 @@ class CtcDataset(torch.utils.data.Dataset):
 
     Args:
         encode: text -> token ids; None for cuts without a transcript, which is then never touched.
+        input_type: features.type; `wave` reads the audio.
+        survive: leave out cuts whose features cannot be read, and say so in the batch, which may end up empty.
+
+    Raises:
+        UserError: features that cannot be read, unless `survive`; a cut without the transcript that it needs.
     """
 
-    def __init__(self, encode: Callable[[str], list[int]] | None = None) -> None:
-        self.encode = encode
+    def __init__(
+        self, encode: Callable[[str], list[int]] | None = None, survive: bool = False, input_type: str = "fbank"
+    ) -> None:
+        self.encode, self.survive, self.read = encode, survive, READERS[input_type]
 
     def __getitem__(self, cuts: CutSet) -> Batch:
-        features, lengths = collate_features(cuts)
+        unreadable: tuple[tuple[str, str], ...] = ()
+        stand_in = isinstance(cuts, StandIn)
+        try:
+            features, lengths = self.read(cuts)
+        except (UserError, OSError):
+            if not self.survive:
+                raise
+            cuts, unreadable = readable(cuts, self.read)
+            if not len(cuts):
+                return Batch(torch.zeros(0, 0, 0), torch.zeros(0).long(), None, None, [], [], unreadable)
+            features, lengths = self.read(cuts)
         ids = [cut.id for cut in cuts]
         if self.encode is None:
-            return Batch(features, lengths.long(), None, None, [], ids)
+            return Batch(features, lengths.long(), None, None, [], ids, unreadable, stand_in)
         texts = [transcript(cut) for cut in cuts]
         tokens = [torch.tensor(self.encode(text), dtype=torch.int64) for text in texts]
         targets = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
-        return Batch(features, lengths.long(), targets, torch.tensor([len(t) for t in tokens]), texts, ids)
+        target_lengths = torch.tensor([len(t) for t in tokens])
+        return Batch(features, lengths.long(), targets, target_lengths, texts, ids, unreadable, stand_in)
+
+
+def readable(
+    cuts: CutSet, read: Callable[[CutSet], tuple[Tensor, Tensor]]
+) -> tuple[CutSet, tuple[tuple[str, str], ...]]:
+    """The cuts that can be read, and (id, reason) of the others."""
+    kept, unreadable = [], []
+    for cut in cuts:
+        try:
+            read(CutSet.from_cuts([cut]))
+            kept.append(cut)
+        except (UserError, OSError) as error:
+            unreadable.append((cut.id, str(error)))
+    return CutSet.from_cuts(kept), tuple(unreadable)
 
 
 def transcript(cut: Cut) -> str:
@@ -78,33 +143,58 @@ def transcript(cut: Cut) -> str:
     return text
 
 
-def references(path: Path) -> dict[str, str]:
-    """Cut id -> transcript of a cut set's file."""
-    return {cut.id: transcript(cut) for cut in load_cuts(path, stage=1)}
+def references(path: Path) -> dict[str, Reference]:
+    """What is said in the cuts of a cut set's file, by cut id."""
+    return {
+        cut.id: Reference(transcript(cut), next((s.speaker for s in cut.supervisions if s.speaker), ""), cut.duration)
+        for cut in load_cuts(path, stage=1)
+    }
+
+
+def fbank_frames(cut: Cut) -> int:
+    """Frames of a conformer's logits for a cut with features."""
+    return subsampled_length(cut.num_frames)
 
 
 def trainable(
-    cuts: CutSet, encode: Callable[[str], list[int]] | None, max_seconds: float
-) -> tuple[CutSet, dict[str, int]]:
-    """The cuts that a CTC model can be trained on, and how many were left out, by reason."""
-    dropped = {"longer than data.max_seconds": 0, "fewer frames than CTC needs for the text": 0}
+    cuts: CutSet,
+    encode: Callable[[str], list[int]] | None,
+    max_seconds: float,
+    frames_of: Callable[[Cut], int] = fbank_frames,
+) -> tuple[CutSet, list[tuple[str, Drop]]]:
+    """The cuts that a CTC model can be trained on, and (id, why) of those that are left out.
+
+    Args:
+        frames_of: how many frames the logits of a cut have.
+    """
+    dropped = []
     kept = []
     for cut in cuts:
+        frames = frames_of(cut)
         if cut.duration > max_seconds:
-            dropped["longer than data.max_seconds"] += 1
-        elif encode and not ctc_feasible(subsampled_length(cut.num_frames), encode(transcript(cut))):
-            dropped["fewer frames than CTC needs for the text"] += 1
+            dropped.append((cut.id, Drop(TOO_LONG, f"{cut.duration:.2f} s")))
+        elif encode and not ctc_feasible(frames, tokens := encode(transcript(cut))):
+            dropped.append((cut.id, Drop(INFEASIBLE, f"{frames} frames, {len(tokens)} tokens: {transcript(cut)}")))
         else:
             kept.append(cut)
     if not kept:
-        raise UserError(f"no training cut is left: {dropped}")
+        raise UserError(f"no training cut is left: {by_reason(dropped)}")
     return CutSet.from_cuts(kept), dropped
 
 
+def by_reason(dropped: Iterable[tuple[str, Drop]]) -> dict[str, int]:
+    """How many cuts were left out, by reason."""
+    counts = Counter(drop.reason for _, drop in dropped)
+    return {reason: counts[reason] for reason in (TOO_LONG, INFEASIBLE)}
+
+
 def bucketing_sampler(
-    cuts: CutSet, max_duration: float, num_buckets: int, seed: int, epoch: int, world_size: int = 1, rank: int = 0
+    cuts: CutSet, max_duration: float, num_buckets: int, seed: int, epoch: int
 ) -> DynamicBucketingSampler:
-    """Shuffled batches of similar duration, at most max_duration seconds of audio each; the order follows the epoch."""
+    """Shuffled batches of similar duration, at most max_duration seconds each; the order follows the epoch.
+
+    They are those of all processes together, which share each (`ctcsd.data.shares`).
+    """
     if len(cuts) < 2:
         raise UserError("a training set of one cut cannot be batched: at least two are needed")
     longest = max(cut.duration for cut in cuts)
@@ -118,21 +208,11 @@ def bucketing_sampler(
         shuffle=True,
         drop_last=False,
         seed=seed,
-        world_size=world_size,
-        rank=rank,
+        world_size=1,
+        rank=0,
     )
     sampler.set_epoch(epoch)
     return sampler
-
-
-class Behind:
-    """The batches of a sampler behind the first `done`, which a resumed epoch has seen."""
-
-    def __init__(self, sampler: Iterable[CutSet], done: int) -> None:
-        self.sampler, self.done = sampler, done
-
-    def __iter__(self) -> Iterator[CutSet]:
-        return islice(iter(self.sampler), self.done, None)
 
 
 def in_order(cuts: CutSet, max_duration: float) -> list[CutSet]:

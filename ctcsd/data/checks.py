@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -37,7 +42,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Kept:
-    """One utterance that passed: its FLAC file is `name`.flac with `num_samples` at 16 kHz, scaled by `gain`."""
+    """One utterance that passed: its FLAC file is `name`.flac with `num_samples` at 16 kHz, scaled by `gain`.
+
+    `source`: the file itself, where it is used as it lies.
+    """
 
     name: str
     text_raw: str
@@ -47,6 +55,7 @@ class Kept:
     num_samples: int
     clipped: float
     gain: float
+    source: Path | None = None
 
     @property
     def seconds(self) -> float:
@@ -62,7 +71,9 @@ class Drop:
 
 
 def check_text(raw: str, normalized: str, alphabet: frozenset[str] | None) -> Drop | None:
-    """Empty text, digits and signs that are read aloud, letters that the alphabet lacks."""
+    """Broken characters, empty text, digits and signs that are read aloud, letters that the alphabet lacks."""
+    if drop := check_characters(raw):
+        return drop
     if symbols := spoken_symbols(raw):
         return Drop("digits or symbols in text", f"{symbols} in: {raw}")
     if SOUND_WORD.fullmatch(raw):  # "(sigh)", "<sneeze>": a noise is heard, not the word
@@ -72,6 +83,39 @@ def check_text(raw: str, normalized: str, alphabet: frozenset[str] | None) -> Dr
     if letters := outside(normalized, alphabet):
         return Drop("character outside the alphabet", f"{letters} in: {raw}")
     return None
+
+
+def check_characters(raw: str) -> Drop | None:
+    """Control characters, and what stands where a text was decoded wrongly (U+FFFD, unassigned or private letters)."""
+    broken = {
+        c for c in raw if c == "\ufffd" or (unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\r\n")
+    }
+    if not broken:
+        return None
+    return Drop("control characters in text", f"{' '.join(f'U+{ord(c):04X}' for c in sorted(broken))} in: {raw}")
+
+
+def main_script(texts: Iterable[str]) -> str:
+    """The script that most letters of the texts belong to, such as LATIN; empty where they have no letters."""
+    counts = Counter(_script(c) for text in texts for c in text if c.isalpha())
+    return max(sorted(counts), key=counts.__getitem__, default="")
+
+
+def check_script(text: str, expected: str) -> Drop | None:
+    """A text most of whose letters are of another script than `expected`, the rest of the corpus's."""
+    found = main_script([text])
+    return (
+        Drop("another script than the corpus", f"{found}, not {expected}: {text}")
+        if found not in ("", expected)
+        else None
+    )
+
+
+@cache
+def _script(letter: str) -> str:
+    words = unicodedata.name(letter, "UNKNOWN").split()
+    script = words[1] if words[0] in ("FULLWIDTH", "HALFWIDTH") and len(words) > 1 else words[0]
+    return "CJK" if script in ("HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC") else script
 
 
 def check_shape(samples: np.ndarray, rate: int, expected_rate: int | None) -> Drop | None:

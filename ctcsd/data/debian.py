@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -37,26 +38,50 @@ def fetch_package(package: str, checksums: Mapping[str, str], cache: Path, deb: 
 
 
 def unpack(deb: Path, folder: Path) -> None:
-    """Unpack a .deb into `folder`. Raises UserError where it is damaged or dpkg is missing."""
-    if shutil.which("dpkg") is None:
+    """Unpack a .deb into `folder`: regular files only, no links, no devices, nothing outside.
+
+    Raises UserError where it is damaged, where a name leads out, or where dpkg-deb is missing.
+    """
+    if shutil.which("dpkg-deb") is None:
         raise UserError(
             "dpkg is not on this machine; it is needed to unpack Debian packages (every Debian and Ubuntu has it)"
         )
-    done = subprocess.run(["dpkg", "-x", str(deb), str(folder)], capture_output=True, text=True, env=_env())
-    if done.returncode != 0:
-        if "No space left" in done.stderr:
-            raise UserError(f"the disk is full: {deb.name} cannot be unpacked into {folder}")
-        raise UserError(f"{deb.name} cannot be unpacked, it is damaged: {_last_line(done.stderr)}")
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb.absolute())]
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, env=_env()) as process,
+    ):
+        assert process.stdout
+        trouble = ""
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                tar.extractall(folder, filter=_files_only)
+            while process.stdout.read(1 << 20):  # padding
+                pass
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            trouble = str(error)
+            process.kill()
+        except OSError as error:
+            process.kill()
+            raise UserError(f"{deb.name} cannot be unpacked into {folder}: {error.strerror or error}") from None
+        if process.wait() != 0:
+            said.seek(0)
+            lines = [line for line in said if line.strip()]
+            trouble = lines[-1].strip() if lines else trouble
+        if trouble or process.returncode:
+            raise UserError(f"{deb.name} cannot be unpacked, it is damaged: {trouble or 'no reason given'}")
+
+
+def _files_only(entry: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    return tarfile.data_filter(entry, folder) if entry.isreg() or entry.isdir() else None
 
 
 def member(folder: Path, name: str) -> Path:
-    """A regular file of an unpacked package. Raises UserError where it is missing or a name or link leads out."""
+    """A regular file of an unpacked package. Raises UserError where it is missing or the name leads out."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"{name}: not a path inside a package")
     found = folder.joinpath(*path.parts)
-    if any(folder.joinpath(*path.parts[:depth]).is_symlink() for depth in range(1, len(path.parts) + 1)):
-        raise UserError(f"{name}: a link where the package should hold a file")
     if not found.is_file():
         raise UserError(f"{name}: not in the package")
     return found

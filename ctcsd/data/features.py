@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 
 from ctcsd.config import Config, LangConfig
+from ctcsd.data.integrity import check_cuts, read_wave, with_checksums
 from ctcsd.errors import UserError
 from ctcsd.stamp import depends, mark, up_to_date
+from ctcsd.text.files import replacing, writing
 from ctcsd.text.lang import LM_FILE, make_lang
 
 SAMPLE_RATE = 16000
@@ -28,6 +32,10 @@ def load_cuts(path: Path, stage: int) -> CutSet:
         raise UserError(f"{path}: damaged ({type(error).__name__}): delete it and run stage {stage} again") from None
     if len(cuts) == 0:
         raise UserError(f"the cut set {path} is empty")
+    try:
+        check_cuts(cuts)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return cuts
 
 
@@ -36,17 +44,19 @@ def cuts_file(data_dir: Path, cfg: Config, split: str) -> Path:
     name = split if cfg.data.speaker is None else f"{split}_{cfg.data.speaker}"
     if split == cfg.data.train and cfg.features.speeds:
         name += f"_sp{'-'.join(f'{speed:g}' for speed in cfg.features.speeds)}"
-    return data_dir / f"fbank{cfg.features.num_mel_bins}" / f"cuts_{name}.jsonl.gz"
+    return data_dir / cfg.features.name / f"cuts_{name}.jsonl.gz"
 
 
 def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> Path:
     """Stage 1: fbank (25 ms windows every 10 ms, natural log) of one split; skipped where it is up to date.
 
+    For features.type=wave nothing is computed: the cut set alone is written, and batches read its audio.
+
     Reads `manifests/cuts_SPLIT.jsonl.gz`, writes `cuts_file(...)`, the latter last, so that a killed stage leaves
     nothing that looks whole. The training split gets its speed-perturbed copies.
 
     Raises:
-        UserError: no such split, an empty one, or audio at another rate than 16 kHz.
+        UserError: no such split, an empty one, audio that cannot be read, or at another rate than 16 kHz.
     """
     source = data_dir / "manifests" / f"cuts_{split}.jsonl.gz"
     target = cuts_file(data_dir, cfg, split)
@@ -54,7 +64,8 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     marker = target.with_name(f".{target.name}.done")
     speeds = cfg.features.speeds if split == cfg.data.train else []
     needs = depends({"bins": cfg.features.num_mel_bins, "speeds": speeds, "speaker": cfg.data.speaker}, [source])
-    if up_to_date(f"features of {storage.name}", marker, needs, [target, storage]):
+    wave = cfg.features.type == "wave"
+    if up_to_date(f"features of {storage.name}", marker, needs, [target] if wave else [target, storage]):
         return target
     cuts = select_speaker(load_cuts(source, stage=0), cfg.data.speaker, split)
     for cut in cuts:
@@ -64,22 +75,40 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     for speed in speeds:
         copies = copies + cuts.perturb_speed(speed)
     target.unlink(missing_ok=True)
-    shutil.rmtree(storage, ignore_errors=True)
-    storage.mkdir(parents=True)
-    torch.set_num_threads(1)  # the jobs are processes; lhotse warns that threads beside them may hang
-    done = copies.to_eager().compute_and_store_features(
-        extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=cfg.features.num_mel_bins)),
-        storage_path=storage / "feats",
-        num_jobs=min(jobs, len(cuts)),
-        storage_type=LilcomChunkyWriter,
-        progress_bar=sys.stderr.isatty(),
-    )
-    partial = target.with_name(f"partial_{target.name}")
-    done.to_file(partial)
-    partial.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = copies.to_eager() if wave else with_checksums(_fbank(copies, storage, cfg.features.num_mel_bins, jobs))
+    with replacing(target) as partial:
+        done.to_file(partial)
     mark(marker, needs)
     print(f"features of {storage.name}: {len(done)} cuts, {sum(cut.duration for cut in done) / 3600:.2f} h", flush=True)
     return target
+
+
+def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> CutSet:
+    """The cuts with their features, which are written into the folder `storage`; UserError where one has no audio."""
+    shutil.rmtree(storage, ignore_errors=True)
+    storage.mkdir(parents=True)
+    torch.set_num_threads(1)  # the jobs are processes; lhotse warns that threads beside them may hang
+    logging.disable(logging.WARNING)  # lhotse leaves out what it cannot read, with a page of warnings: see below
+    try:
+        with writing(storage):
+            done = cuts.to_eager().compute_and_store_features(
+                extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=num_mel_bins)),
+                storage_path=storage / "feats",
+                num_jobs=min(jobs, len(cuts)),
+                storage_type=LilcomChunkyWriter,
+                progress_bar=sys.stderr.isatty(),
+            )
+    except BrokenProcessPool:
+        raise UserError(f"{storage}: a process that made features died (out of memory?): try --jobs 1") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    kept = set(done.ids)
+    for cut in cuts:
+        if cut.id not in kept:
+            read_wave(CutSet.from_cuts([cut]))  # says why
+            raise UserError(f"{storage}: no features could be made of cut {cut.id}: run stage 0 again")
+    return done
 
 
 def select_speaker(cuts: CutSet, speaker: str | None, split: str) -> CutSet:
@@ -100,13 +129,13 @@ def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
     """
     source = data_dir / "manifests" / f"cuts_{cfg.text}.jsonl.gz"
     marker = lang_dir.with_name(f".{lang_dir.name}.done")
-    lm_text = Path(cfg.lm_text) if cfg.lm_text else None
+    lm_text, lm_arpa = (Path(name) if name else None for name in (cfg.lm_text, cfg.lm_arpa))
     options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "text"}
-    needs = depends(options, [source] + ([lm_text] if lm_text else []))
+    needs = depends(options, [source, *filter(None, (lm_text, lm_arpa))])
     outputs = ["tokens.txt", "words.txt", "lexicon.txt"] + ([LM_FILE] if cfg.lm_order else [])
     if up_to_date(lang_dir.name, marker, needs, [lang_dir / name for name in outputs]):
         return
     texts = [s.text for cut in load_cuts(source, stage=0) for s in cut.supervisions if s.text]
-    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size, cfg.lm_order, lm_text, cfg.lm_prune)
+    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size, cfg.lm_order, lm_text, cfg.lm_prune, lm_arpa)
     mark(marker, needs)
     print(f"{lang_dir}: {len(table)} tokens ({cfg.unit})")

@@ -10,7 +10,7 @@ from pathlib import Path
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment, validate
 
 from ctcsd.data.checks import SAMPLING_RATE, Kept
-from ctcsd.data.splits import SPLITS, mini_ids
+from ctcsd.data.splits import in_order, mini_ids
 
 
 def write_manifests(folder: Path, kept: Sequence[Kept], audio_dir: Path, language: str) -> None:
@@ -19,7 +19,7 @@ def write_manifests(folder: Path, kept: Sequence[Kept], audio_dir: Path, languag
     cuts = {one.name: _cut(one, audio_dir, language) for one in kept}
     _write_jsonl(folder / "recordings.jsonl.gz", (cut.recording.to_dict() for cut in cuts.values()))
     _write_jsonl(folder / "supervisions.jsonl.gz", (cut.supervisions[0].to_dict() for cut in cuts.values()))
-    for split in SPLITS:
+    for split in in_order(one.split for one in kept):
         names = [one.name for one in kept if one.split == split]
         mini = mini_ids(names)
         for label, chosen in ((split, names), (f"mini_{split}", [name for name in names if name in mini])):
@@ -30,7 +30,7 @@ def write_manifests(folder: Path, kept: Sequence[Kept], audio_dir: Path, languag
 def _cut(one: Kept, audio_dir: Path, language: str) -> MonoCut:
     recording = Recording(
         id=one.name,
-        sources=[AudioSource(type="file", channels=[0], source=str(audio_dir / f"{one.name}.flac"))],
+        sources=[AudioSource(type="file", channels=[0], source=str(one.source or audio_dir / f"{one.name}.flac"))],
         sampling_rate=SAMPLING_RATE,
         num_samples=one.num_samples,
         duration=one.seconds,

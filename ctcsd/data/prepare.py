@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,17 +13,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 import soxr
-from tqdm import tqdm
 
-from ctcsd.data.checks import SAMPLING_RATE, Drop, Kept, Limits, check_shape, check_signal, check_text, clipped_share
-from ctcsd.data.splits import DEFAULT_BOUNDS, SPLITS, Bounds, check_bounds, safe_id, split_of
+from ctcsd.data.audio import BadAudio, load_file
+from ctcsd.data.checks import (
+    SAMPLING_RATE,
+    Drop,
+    Kept,
+    Limits,
+    check_script,
+    check_shape,
+    check_signal,
+    check_text,
+    clipped_share,
+    main_script,
+)
+from ctcsd.data.splits import DEFAULT_BOUNDS, SPLITS, Bounds, check_bounds, is_split, safe_id, split_of
+from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
 from ctcsd.text.normalize import alphabet_of, normalize
 
 if TYPE_CHECKING:
     from ctcsd.data.prepare_output import Output
 
+__all__ = ["Utterance", "load_file", "prepare"]
+
 Loader = Callable[[], tuple[np.ndarray, int]]
+Normalizer = Callable[[str, "frozenset[str] | None"], str]
+MAX_BAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Utterance:
     `load()` returns float32 samples, (samples,) or (samples, channels), and their rate in Hz. It runs in another
     process, so it must be picklable: a function of a module with its arguments, `functools.partial(load_file, path)`,
     not a lambda. `split` is for corpora that come with their own splits; None: by the hash of the normalised text.
+    `source`: the file that `load` reads as a whole; where it is 16 kHz mono, the manifests point at it, and nothing is
+    copied. `drop`: why the recipe itself finds it unfit; it is listed with the others.
     """
 
     id: str
@@ -46,12 +58,8 @@ class Utterance:
     speaker: str
     load: Loader
     split: str | None = None
-
-
-def load_file(path: str | Path) -> tuple[np.ndarray, int]:
-    """Read a whole audio file: float32 (samples, channels) and its rate in Hz."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return samples, rate
+    source: Path | None = None
+    drop: Drop | None = None
 
 
 def prepare(
@@ -63,15 +71,17 @@ def prepare(
     expected_rate: int | None = None,
     bounds: Bounds = DEFAULT_BOUNDS,
     limits: Limits | None = None,
-    max_dropped: float = 0.2,
+    normalizer: Normalizer = normalize,
+    max_bad: float = MAX_BAD,
     jobs: int = 1,
 ) -> dict:
     """Normalise, check, resample to 16 kHz mono, write FLAC and manifests; returns what OUT/report.json holds.
 
-    `alphabet`: the characters that texts may hold (default: the language's). `max_dropped`: a larger share of dropped
-    utterances is an error. The output does not depend on `jobs`. Until the end everything lies in a hidden folder, so
-    that a killed run leaves nothing that looks whole. Raises UserError where nothing sound can be made of the corpus,
-    OSError where the system refuses (full disk).
+    `alphabet`: the characters that texts may hold (default: the language's). `normalizer`: from the text as shipped and
+    the alphabet to the text to train on. `max_bad`: a larger share of dropped utterances is an error. The output does
+    not depend on `jobs`. Until the end everything lies in a hidden folder, so that a killed run leaves nothing that
+    looks whole. Raises UserError where nothing sound can be made of the corpus, OSError where the system refuses (full
+    disk).
     """
     # here, because worker processes import this module too and lhotse would cost each of them seconds
     from ctcsd.data.prepare_output import Output
@@ -80,15 +90,15 @@ def prepare(
     limits = limits or Limits()
     alphabet = alphabet or alphabet_of(language)
     with Output(Path(out_dir), language) as output:
-        tasks = list(_select(utterances, alphabet, bounds, output))
+        tasks = list(_select(utterances, normalizer, alphabet, bounds, output))
         work = partial(_process, audio_dir=output.audio, expected_rate=expected_rate, limits=limits)
         seen: dict[str, str] = {}
-        for task, result in zip(tasks, _run(work, tasks, jobs), strict=True):
+        for task, result in zip(tasks, in_processes(work, tasks, jobs, "preparing", "utt"), strict=True):
             if isinstance(result, Drop):
                 output.drop(task.utterance.id, result)
             elif result.digest in seen:
                 output.drop(task.utterance.id, Drop("duplicate audio", f"same samples as {seen[result.digest]}"))
-                (output.audio / f"{task.name}.flac").unlink()
+                (output.audio / f"{task.name}.flac").unlink(missing_ok=True)
             else:
                 seen[result.digest] = task.utterance.id
                 output.keep(
@@ -96,7 +106,7 @@ def prepare(
                         task.name, task.utterance.text, task.text, task.utterance.speaker, task.split, *result.measures
                     )
                 )
-        return output.finish(limits, max_dropped)
+        return output.finish(limits, max_bad)
 
 
 @dataclass(frozen=True)
@@ -111,19 +121,27 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Done:
-    """A written FLAC file: a digest of the samples as read, and (samples at 16 kHz, clipped share, gain)."""
+    """Audio that is fit: a digest of the samples as read, and (samples at 16 kHz, clipped share, gain, source)."""
 
     digest: str
-    measures: tuple[int, float, float]
+    measures: tuple[int, float, float, Path | None]
 
 
 def _select(
-    utterances: Iterable[Utterance], alphabet: frozenset[str] | None, bounds: Bounds, output: Output
+    utterances: Iterable[Utterance],
+    normalizer: Normalizer,
+    alphabet: frozenset[str] | None,
+    bounds: Bounds,
+    output: Output,
 ) -> Iterator[_Task]:
     ids: set[str] = set()
+    utterances = list(utterances)
+    script = main_script(utterance.text for utterance in utterances) if alphabet is None else ""
     for utterance in utterances:
-        text = normalize(utterance.text, alphabet)
-        drop = check_text(utterance.text, text, alphabet)
+        text = normalizer(utterance.text, alphabet)
+        drop = utterance.drop or check_text(utterance.text, text, alphabet)
+        if script and not drop:
+            drop = check_script(text, script)
         if utterance.id in ids:
             drop = Drop("duplicate id", utterance.text)
         if drop:
@@ -131,40 +149,10 @@ def _select(
             continue
         ids.add(utterance.id)
         split = utterance.split or split_of(text, bounds)
-        if split not in SPLITS:
-            raise UserError(f"utterance {utterance.id}: unknown split {split!r} (known: {', '.join(SPLITS)})")
+        if not is_split(split):
+            known = f"{', '.join(SPLITS)}, or further ones dev_NAME, test_NAME"
+            raise UserError(f"utterance {utterance.id}: unknown split {split!r} (known: {known})")
         yield _Task(utterance, safe_id(utterance.id), text, split)
-
-
-def _run(work: Callable[[_Task], _Done | Drop], tasks: list[_Task], jobs: int) -> Iterator[_Done | Drop]:
-    """Results in the order of the tasks, with a progress bar."""
-    bar = partial(tqdm, total=len(tasks), desc="preparing", unit="utt", mininterval=0.5)
-    if jobs <= 1:
-        yield from bar(map(work, tasks))
-        return
-    # spawned, not forked: a fork of a process whose libraries run threads can hang
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker) as pool:
-        try:
-            yield from bar(pool.map(work, tasks, chunksize=16))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died (out of memory, or a decoder crashed): try --jobs 1 to see where"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it: a killed parent cannot stop its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Limits) -> _Done | Drop:
@@ -173,6 +161,8 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
         samples = np.asarray(samples, dtype=np.float32)
     except MemoryError:
         raise
+    except BadAudio as bad:
+        return bad.drop
     except Exception as error:  # a decoder may raise anything; whatever it is costs one utterance, not the corpus
         return Drop("unreadable audio", f"{type(error).__name__}: {error}")
     if drop := check_shape(samples, rate, expected_rate):
@@ -180,6 +170,9 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     if drop := check_signal(mono, rate, len(task.text), limits):
         return drop
+    digest = hashlib.sha1(f"{rate} ".encode() + mono.tobytes()).hexdigest()
+    if task.utterance.source and rate == SAMPLING_RATE and mono.size == samples.size:
+        return _Done(digest, (len(mono), clipped_share(mono), 1.0, task.utterance.source.absolute()))
     resampled = mono if rate == SAMPLING_RATE else soxr.resample(mono, rate, SAMPLING_RATE)
     # lossy codecs and resampling overshoot full scale: turning the utterance down keeps its shape, unlike cutting
     gain = min(1.0, 0.999 / max(float(np.abs(resampled).max()), 1e-9))
@@ -188,5 +181,4 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
     soundfile.write(encoded, pcm, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     # written by Python and not by libsndfile, which does not report a full disk
     (audio_dir / f"{task.name}.flac").write_bytes(encoded.getvalue())
-    digest = hashlib.sha1(f"{rate} ".encode() + mono.tobytes()).hexdigest()
-    return _Done(digest, (len(pcm), clipped_share(mono), gain))
+    return _Done(digest, (len(pcm), clipped_share(mono), gain, None))

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from ctcsd.data.checks import Drop, Kept, Limits
 from ctcsd.data.manifests import write_manifests
-from ctcsd.data.report import build_report, report_text
+from ctcsd.data.report import build_report, report_text, write_drops
 from ctcsd.data.splits import SPLITS
 from ctcsd.errors import UserError
 from ctcsd.lock import locked
@@ -50,12 +50,12 @@ class Output:
     def keep(self, kept: Kept) -> None:
         self.kept.append(kept)
 
-    def finish(self, limits: Limits, max_dropped: float) -> dict:
+    def finish(self, limits: Limits, max_bad: float) -> dict:
         """Write manifests and reports, move all into place. Raises UserError on too many drops or an empty split."""
         self.kept.sort(key=lambda one: one.name)
         self.dropped.sort(key=lambda pair: (pair[0], pair[1].reason))
-        self._write_dropped()
-        self._refuse(max_dropped)
+        write_drops(self.partial / "dropped.tsv", self.dropped)
+        self._refuse(max_bad)
         report = build_report(self.language, self.kept, self.dropped, limits)
         write_manifests(self.partial / "manifests", self.kept, self.out_dir / "audio", self.language)
         (self.partial / "report.json").write_text(
@@ -67,17 +67,17 @@ class Output:
         print(text, end="")
         return report
 
-    def _refuse(self, max_dropped: float) -> None:
+    def _refuse(self, max_bad: float) -> None:
         total = len(self.kept) + len(self.dropped)
         if not total:
             raise UserError("the recipe found no utterances at all")
         message = ""
-        if len(self.dropped) > max_dropped * total:
+        if len(self.dropped) > max_bad * total:
             reasons = [drop.reason for _, drop in self.dropped]
             common = max(sorted(set(reasons)), key=reasons.count)
             name, drop = next(pair for pair in self.dropped if pair[1].reason == common)
             message = (
-                f"{len(self.dropped)} of {total} utterances dropped (more than {max_dropped:.0%}); "
+                f"{len(self.dropped)} of {total} utterances dropped (more than {max_bad:.0%}); "
                 f"most often: {common} ({reasons.count(common)}, such as {name}: {drop.detail})"
             )
         elif empty := [split for split in SPLITS if not any(one.split == split for one in self.kept)]:
@@ -87,11 +87,6 @@ class Output:
         if message:
             os.replace(self.partial / "dropped.tsv", self.out_dir / FAILED)
             raise UserError(f"{message}; all drops: {self.out_dir / FAILED}")
-
-    def _write_dropped(self) -> None:
-        rows = [("id", "reason", "detail"), *((name, drop.reason, drop.detail) for name, drop in self.dropped)]
-        lines = ("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
-        (self.partial / "dropped.tsv").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
     def _move(self) -> None:
         """Manifests go first and come last: without them nothing looks whole."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from ctcsd.data.checks import Drop, Kept, Limits
-from ctcsd.data.splits import SPLITS
+from ctcsd.data.splits import in_order
 
 LISTENED = 20  # how many of the fastest and slowest utterances the report names
 LISTENED_CHARACTERS = 10  # below this, the pace says little
@@ -28,7 +29,10 @@ def build_report(language: str, kept: Sequence[Kept], dropped: Sequence[tuple[st
             "turned_down": sum(one.gain < 1 for one in kept),
         },
         "splits": {
-            **{split: _sizes([one for one in kept if one.split == split]) for split in SPLITS},
+            **{
+                split: _sizes([one for one in kept if one.split == split])
+                for split in in_order(one.split for one in kept)
+            },
             "total": _sizes(kept),
         },
         "slowest": [_pace(one) for one in paced[:LISTENED]],
@@ -39,9 +43,9 @@ def build_report(language: str, kept: Sequence[Kept], dropped: Sequence[tuple[st
 def report_text(report: dict) -> str:
     """The report for people: one table, the drops and the warnings."""
     columns = ("utterances", "minutes", "words", "vocabulary", "speakers")
-    lines = [f"{'split':<8}" + "".join(f"{name:>12}" for name in columns)]
+    lines = [f"{'split':<10}" + "".join(f"{name:>12}" for name in columns)]
     for split, sizes in report["splits"].items():
-        lines.append(f"{split:<8}" + "".join(f"{sizes[name]:>12,}" for name in columns))
+        lines.append(f"{split:<10}" + "".join(f"{sizes[name]:>12,}" for name in columns))
     lines.append(f"dropped {report['dropped']:,} of {report['utterances']:,}" + (":" if report["dropped"] else ""))
     lines += [f"  {count:>6,}  {reason}" for reason, count in report["dropped_by_reason"].items()]
     warnings = report["warnings"]
@@ -50,6 +54,17 @@ def report_text(report: dict) -> str:
         f"turned down, because above full scale: {warnings['turned_down']:,}"
     )
     return "\n".join(lines) + "\n"
+
+
+def write_drops(path: Path, drops: Iterable[tuple[str, Drop]]) -> None:
+    """A line per drop, `id<TAB>reason<TAB>detail`, under a header; what is not printable is escaped."""
+    rows = [("id", "reason", "detail"), *((name, drop.reason, drop.detail) for name, drop in drops)]
+    lines = ("\t".join(_printable(cell) for cell in row) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def _printable(cell: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(cell.split()))
 
 
 def _sizes(kept: Sequence[Kept]) -> dict:

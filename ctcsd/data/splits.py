@@ -10,12 +10,23 @@ SPLITS = ("train", "dev", "test")
 Bounds = Sequence[tuple[str, int]]
 DEFAULT_BOUNDS: Bounds = (("test", 10), ("dev", 15), ("train", 100))
 MINI_PERCENT = 12
+MORE_SPLITS = re.compile(r"(dev|test)_\w+")  # such as test_other: further sets that a corpus ships
 
 
 def split_of(normalized: str, bounds: Bounds = DEFAULT_BOUNDS) -> str:
     """The first of `bounds` above sha1(normalised text) mod 100: no dev or test sentence is ever in training."""
     value = _sha1(normalized) % 100
     return next(name for name, bound in bounds if value < bound)
+
+
+def is_split(name: str) -> bool:
+    """Whether a corpus may name a split so: train, dev, test, or further ones `dev_NAME` and `test_NAME`."""
+    return name in SPLITS or bool(MORE_SPLITS.fullmatch(name))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """train, dev and test, then the further splits among `names`."""
+    return [*SPLITS, *sorted(set(names) - set(SPLITS))]
 
 
 def check_bounds(bounds: Bounds) -> None:

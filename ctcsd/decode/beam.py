@@ -1,21 +1,22 @@
-"""Prefix beam search (Hannun et al. 2014) by flashlight: the most probable token sequence, summed over its paths."""
+"""Prefix beam search (Hannun et al. 2014), flashlight's or WordBeam: the most probable sum over a prefix's paths."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ctcsd.decode.fallback import Attempt, first_found
 from ctcsd.decode.graphs import DEFAULT_LM_SCALE
-from ctcsd.decode.hypothesis import NOTHING, Found
-from ctcsd.decode.words import State, WordModel
+from ctcsd.decode.hypothesis import Candidate, Found, unique_texts
+from ctcsd.decode.word_beam import Sentence, WordBeam
+from ctcsd.decode.words import WordModel
 from ctcsd.errors import UserError
 from ctcsd.text.tokenizer import BLANK_SYMBOL, TokenTable
 
 try:
-    from torchaudio.models.decoder import CTCDecoderLM, CTCDecoderLMState, ctc_decoder
+    from torchaudio.models.decoder import CTCDecoder, CTCHypothesis, ctc_decoder
 except (ImportError, RuntimeError) as _error:  # torchaudio raises the latter where flashlight is missing
     raise UserError("the method beam does not work here: pip install torchaudio flashlight-text") from _error
 
@@ -32,6 +33,7 @@ class BeamDecoder:
         beam_tokens: only so many tokens of a frame are tried, the best ones; 0: all.
         lexicon: only words of lexicon.txt.
         lm_scale: of the n-gram model, None: 0.5 with a lexicon; 0: without the model.
+        nbest: length of the list of hypotheses; 0: none.
 
     Raises:
         UserError: an option out of range, a lexicon or a language model is missing or wrong.
@@ -47,71 +49,64 @@ class BeamDecoder:
         lexicon: bool = False,
         lm_scale: float | None = None,
         word_score: float = 0.0,
+        nbest: int = 0,
     ) -> None:
         if not lexicon and (lm_scale or word_score):
             raise UserError("decode.lm_scale and decode.word_score are of words: the method beam wants decode.lexicon")
-        if beam < 1 or beam_threshold <= 0 or beam_tokens < 0:
-            raise UserError("decode.beam is 1 or more, decode.beam_threshold above 0, decode.beam_tokens 0 or more")
+        if beam < 1 or beam_threshold <= 0 or min(beam_tokens, nbest) < 0:
+            raise UserError(
+                "decode.beam is 1 or more, decode.beam_threshold above 0, decode.beam_tokens and decode.nbest 0 or more"
+            )
         scale = DEFAULT_LM_SCALE if lm_scale is None else lm_scale
-        self.words = FlashlightWords(WordModel(table, lang_dir, scale, word_score)) if lexicon else None
-        self.decoder = ctc_decoder(
-            lexicon=None,  # flashlight's own lexicon search lets a word's last token last one frame only
-            tokens=table.symbols,
-            lm=self.words,
-            beam_size=beam,
-            beam_size_token=min(beam_tokens, len(table)) or None,
-            beam_threshold=beam_threshold,
+        self.words = WordModel(table, lang_dir, scale, word_score) if lexicon else None
+        self.table, self.beams, self.nbest = table, (beam, beam_threshold, beam_tokens), nbest
+        self.decoders = {1: self._decoder(1)}  # by how much wider they are
+
+    def __call__(self, log_probs: np.ndarray) -> Found:
+        """Decode one utterance of at least one frame."""
+        return first_found(self._search, log_probs)
+
+    def _decoder(self, widen: int) -> CTCDecoder | WordBeam:
+        beam, threshold, tokens = self.beams
+        if self.words:  # flashlight's own lexicon search lets a word's last token last one frame only
+            tokens = tokens if widen == 1 else 0
+            return WordBeam(self.words, len(self.table), beam * widen, threshold * widen, tokens)
+        return ctc_decoder(
+            lexicon=None,
+            tokens=self.table.symbols,
+            nbest=beam * widen if self.nbest else 1,
+            beam_size=beam * widen,
+            beam_size_token=(min(tokens, len(self.table)) or None) if widen == 1 else None,
+            beam_threshold=threshold * widen,
             lm_weight=1.0,
             log_add=True,  # else equal prefixes count by their best path alone
             blank_token=BLANK_SYMBOL,
             sil_token=BLANK_SYMBOL,  # flashlight takes a first token that is its silence for no token
         )
 
-    def __call__(self, log_probs: np.ndarray) -> Found:
-        """Decode one utterance of at least one frame."""
-        found = self.decoder(torch.from_numpy(np.maximum(log_probs, np.float32(FLOOR)))[None])[0]
-        if not found or not found[0].score > FLOOR / 10:  # a NaN fails too
-            return NOTHING._replace(failure="no prefix of whole words survives the beam")
-        tokens = found[0].tokens.tolist()
-        frames = (found[0].timesteps - 1).tolist()  # flashlight puts a silence before the first frame
-        words = self.words.words_of(tokens) if self.words else None
-        return Found(tokens, frames, found[0].score, words)
+    def _search(self, log_probs: np.ndarray, attempt: Attempt) -> Found | None:
+        if attempt.widen not in self.decoders:
+            self.decoders[attempt.widen] = self._decoder(attempt.widen)
+        decoder = self.decoders[attempt.widen]
+        if isinstance(decoder, WordBeam):
+            found = decoder(log_probs, attempt.partial, None if self.nbest else 1)
+        else:
+            found = _sentences(decoder(torch.from_numpy(np.maximum(log_probs, np.float32(FLOOR)))[None])[0])
+        if not found:
+            return None
+        candidates = map(self._candidate, found) if self.nbest else []
+        best = found[0]
+        return Found(best.tokens, best.frames, best.score, best.words, nbest=unique_texts(candidates, self.nbest))
+
+    def _candidate(self, found: Sentence) -> Candidate:
+        if self.words is None or found.words is None:
+            return Candidate(self.table.text_of(found.tokens), found.score, 0.0, found.score)
+        lm = self.words.log_prob(found.words)
+        am = found.score - self.words.lm_scale * lm - self.words.word_score * len(found.words)
+        return Candidate(" ".join(found.words), am, lm, found.score)
 
 
-class FlashlightWords(CTCDecoderLM):
-    """A WordModel as a language model over tokens; flashlight's states name the prefixes."""
-
-    def __init__(self, model: WordModel) -> None:
-        super().__init__()
-        self.model = model
-        self.nowhere = CTCDecoderLMState()
-        self.states: dict[CTCDecoderLMState, State] = {}
-
-    def start(self, start_with_nothing: bool) -> CTCDecoderLMState:
-        """A new utterance."""
-        state = CTCDecoderLMState()
-        self.states = {state: self.model.start(), self.nowhere: State({})}
-        return state
-
-    def score(self, state: CTCDecoderLMState, token: int) -> tuple[CTCDecoderLMState, float]:
-        """The prefix with one more token, and what that adds."""
-        before = self.states[state]
-        if token not in before.tokens:
-            return self.nowhere, -math.inf
-        longer = state.child(token)
-        if longer not in self.states:
-            self.states[longer] = self.model.advance(before, token)
-        return longer, self.states[longer].value - before.value
-
-    def finish(self, state: CTCDecoderLMState) -> tuple[CTCDecoderLMState, float]:
-        """What the end of the utterance adds."""
-        reading = self.model.finish(self.states[state])
-        return state, -math.inf if reading is None else reading.score - self.states[state].value
-
-    def words_of(self, tokens: list[int]) -> list[str]:
-        """The words of a hypothesis."""
-        state = self.model.start()
-        for token in tokens:
-            state = self.model.advance(state, token)
-        reading = self.model.finish(state)
-        return list(reading.words) if reading else []
+def _sentences(found: list[CTCHypothesis]) -> list[Sentence]:
+    """Those that are possible; flashlight puts a silence before the first frame."""
+    possible = [one for one in found if one.score > FLOOR / 10]  # a NaN is not
+    return [Sentence(None, one.tokens.tolist(), (one.timesteps - 1).tolist(), one.score) for one in possible]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ctcsd.errors import UserError
 from ctcsd.stamp import file_hash
 from ctcsd.text.arpa import read_arpa
+from ctcsd.text.files import replacing
 from ctcsd.text.lexicon import BACKOFF, read_lexicon, read_words
 from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
 
@@ -100,23 +101,25 @@ def lexicon_fst(lang_dir: Path, table: TokenTable, backoff: bool) -> tuple[str, 
     return "\n".join(lines) + "\n", list(range(first, first + max(marks) + 1))
 
 
-def grammar_fst(lang_dir: Path) -> str:
-    """G in OpenFst's text format: the n-gram model as kaldilm makes it, #0 going in on backoff arcs.
+def grammar_fst(words: Path, arpa: Path) -> str:
+    """G in OpenFst's text format: an n-gram model as kaldilm makes it, #0 going in on backoff arcs.
+
+    Args:
+        words: words.txt; n-grams of other words are left out.
 
     Raises:
         UserError: kaldilm is not there, or cannot read the model.
     """
     if importlib.util.find_spec("kaldilm") is None:
         raise UserError("G cannot be made here (No module named 'kaldilm'): pip install kaldilm")
-    path = Path(lang_dir) / LM
-    options = ["--disambig-symbol", BACKOFF, "--read-symbol-table", str(Path(lang_dir) / "words.txt")]
+    options = ["--disambig-symbol", BACKOFF, "--read-symbol-table", str(words)]
     # A process of its own: kaldilm aborts where a file is wrong, and logs each word that the lexicon lacks.
-    command = [sys.executable, "-m", "kaldilm", *options, "--max-arpa-warnings", "0", str(path)]
+    command = [sys.executable, "-m", "kaldilm", *options, "--max-arpa-warnings", "0", str(arpa)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        read_arpa(path)  # names the line
+        read_arpa(arpa)  # names the line
         last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise UserError(f"{path}: kaldilm cannot read it ({last})")
+        raise UserError(f"{arpa}: kaldilm cannot read it ({last})")
     return done.stdout.strip() + "\n"
 
 
@@ -130,6 +133,37 @@ def topology(vocab_size: int, symbols: Sequence[int] = ()) -> Iterator[str]:
             yield f"{state} {state} 0 {symbol}"
 
 
+def graph_scale(graph: str, lm_scale: float | None) -> float:
+    """The scale of G in a graph; 1 where it has none.
+
+    Raises:
+        UserError: a scale that the graph cannot have.
+    """
+    if graph != "HLG":
+        if lm_scale:
+            raise UserError(f"decode.lm_scale={lm_scale} wants decode.graph=HLG: {graph} has no language model")
+        return 1.0
+    if lm_scale is not None and lm_scale <= 0:
+        raise UserError("decode.lm_scale is above 0 on HLG; without the language model: decode.graph=HL")
+    return DEFAULT_LM_SCALE if lm_scale is None else lm_scale
+
+
+def check_beams(search_beam: float, min_active: int, max_active: int) -> None:
+    """Raises UserError for a beam or a number of states of a frame that no search on graphs can have."""
+    if search_beam <= 0 or max_active < 2:
+        raise UserError("decode.search_beam is above 0, and decode.max_active above 1")
+    if not 0 <= min_active < max_active:
+        raise UserError(f"decode.min_active is 0 or more, and below decode.max_active={max_active}")
+
+
+def too_large(what: str, max_arcs: int) -> UserError:
+    """A graph that would fill the memory, and what to do about it."""
+    return UserError(
+        f"{what}, decode.max_arcs is {max_arcs}: prune the language model (lang.lm_prune, a lower lang.lm_order), "
+        "use fewer words, or raise decode.max_arcs where memory allows (about 100 bytes an arc)"
+    )
+
+
 def graph_files(graph: str) -> tuple[str, ...]:
     """The files of a lang dir that a graph is made of; raises UserError for an unknown graph."""
     if graph not in GRAPHS:
@@ -137,28 +171,30 @@ def graph_files(graph: str) -> tuple[str, ...]:
     return GRAPHS[graph]
 
 
-def cached(lang_dir: Path, graph: str, suffix: str, build: Callable[[Path], str]) -> Path:
-    """The file of a graph in `lang_dir/graphs`, built unless one of the same lang dir's files is there.
+def cached(
+    lang_dir: Path, graph: str, suffix: str, build: Callable[[Path], str], files: Sequence[Path] | None = None
+) -> Path:
+    """The file of a graph in `lang_dir/graphs`, built unless one of the same files is there.
 
     Args:
         suffix: of the file's name; each kind of file has its own.
+        files: what the graph is made of; None: its files of the lang dir.
         build: writes the graph to the path that it is given, and returns what is said of it.
 
     Raises:
         UserError: an unknown graph, or a file that it needs is missing.
     """
-    files = graph_files(graph)
-    for name in files:
-        if not (Path(lang_dir) / name).is_file():
+    files = [Path(lang_dir) / name for name in graph_files(graph)] if files is None else files
+    for file in files:
+        if not file.is_file():
             raise UserError(
-                f"{lang_dir} has no {name}, which a search on {graph} needs: see stage 2, or decode.graph=H"
+                f"{file.parent} has no {file.name}, which a search on {graph} needs: see stage 2, or decode.graph=H"
             )
-    key = "".join(f"{name} {file_hash(Path(lang_dir) / name)}\n" for name in files)
+    key = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
     digest = hashlib.sha256(f"{VERSION} {graph}\n{key}".encode()).hexdigest()[:12]
     path = Path(lang_dir) / "graphs" / f"{graph}-{digest}{suffix}"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        print(f"{graph}: {build(partial)}", flush=True)
-        partial.replace(path)
+        with replacing(path) as partial:
+            print(f"{graph}: {build(partial)}", flush=True)
     return path

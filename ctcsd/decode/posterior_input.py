@@ -11,6 +11,8 @@ from ctcsd.errors import UserError
 
 def unusable(log_probs: np.ndarray) -> str | None:
     """Why no search can use these (T, V) log-probs; None where it can."""
+    if np.isfinite(log_probs).all():
+        return None
     if np.isnan(log_probs).any():
         return "NaN in its posteriors"
     if np.isposinf(log_probs).any():
@@ -35,11 +37,12 @@ def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: i
     if prior is None:
         raise UserError("decode.prior_scale wants decode.prior: a .npy file of the tokens' probabilities")
     try:
-        probabilities = np.load(prior)
-    except (OSError, ValueError, EOFError) as error:
+        with open(prior, "rb") as file:
+            probabilities = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # numpy's reader of headers raises more than it says
         raise UserError(f"{prior}: no prior can be read ({error})") from None
     if probabilities.shape != (vocab_size,):
         raise UserError(f"{prior}: a prior has shape ({vocab_size},) here, not {probabilities.shape}")
-    if not (probabilities > 0).all() or abs(probabilities.sum() - 1) > 1e-3:
+    if probabilities.dtype.kind != "f" or not (probabilities > 0).all() or abs(probabilities.sum() - 1) > 1e-3:
         raise UserError(f"{prior}: a prior holds positive probabilities (not their logarithms) that sum to 1")
     return (prior_scale * np.log(probabilities)).astype(np.float32)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctcsd.decode.graphs import DEFAULT_LM_SCALE
-from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses
+from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
 from ctcsd.decode.search import METHODS, PRIOR, lang_files, search
 from ctcsd.errors import UserError
 from ctcsd.k2_env import find_k2_python
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
 
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
     """The options of a method, out of the configuration's decode section; those of a prior only where one is used."""
+    cfg = cfg.of(method)
     names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
     options = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
     if "lm_scale" in options and options["lm_scale"] is None:  # results tell the scale that was used
-        with_lm = options["lexicon"] if method == "beam" else options["graph"] == "HLG"
+        with_lm = options["lexicon"] if method == "beam" else options.get("graph", "HLG") == "HLG"
         options["lm_scale"] = DEFAULT_LM_SCALE if with_lm else 0.0
+    if "rescore_scale" in options and options["rescore_scale"] is None:
+        options["rescore_scale"] = options["lm_scale"]
     return options
 
 
@@ -92,25 +97,35 @@ def _search_archive(
     files = [run.archive_marker(split, exit), *(lang_dir / name for name in lang_files(method, options))]
     if "prior" in options:
         files.append(Path(options["prior"]))
+    if options.get("rescore_lm"):
+        files.append(Path(options["rescore_lm"]))
     needs = depends(options, files)
-    if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target]):
+    lists = [run.nbest(method, split, exit)] if method == "k2-nbest" or options.get("nbest") else []
+    if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target, *lists]):
+        run.nbest(method, split, exit).unlink(missing_ok=True)
         reader = PosteriorReader(run.archive(split, exit), lang_dir)
         start = time.monotonic()
         failures: dict[str, str] = {}
+        fallbacks: Counter[str] = Counter()
         found = search(reader, lang_dir, method, **options)
-        count = write_hypotheses(target, _note_failures(found, failures))
+        if lists:
+            found = write_nbest(lists[0], found)
+        count = write_hypotheses(target, _note(found, failures, fallbacks))
         failed.unlink(missing_ok=True)
         if failures:
             failed.write_text("".join(f"{cut_id}\t{why}\n" for cut_id, why in failures.items()), encoding="utf-8")
         mark(marker, needs)
         seconds = time.monotonic() - start
-        tail = f", {len(failures)} failed" if failures else ""
+        tail = "".join(f", {number} by {how}" for how, number in sorted(fallbacks.items()))
+        tail += f", {len(failures)} failed" if failures else ""
         print(f"{method} on {split} {exit}: {count} utterances in {seconds:.1f} s{tail}", flush=True)
     return [failed] if failed.is_file() else []
 
 
-def _note_failures(hypotheses: Iterable[Hypothesis], failures: dict[str, str]) -> Iterator[Hypothesis]:
+def _note(hypotheses: Iterable[Hypothesis], failures: dict[str, str], fallbacks: Counter[str]) -> Iterator[Hypothesis]:
     for hypothesis in hypotheses:
+        if hypothesis.fallback:
+            fallbacks[hypothesis.fallback] += 1
         if hypothesis.failure:
             failures[hypothesis.cut_id] = hypothesis.failure
         yield hypothesis
@@ -129,6 +144,6 @@ def _hand_over(
     command += [part for exit in exits for part in ("--exit", exit)]
     command += [part for method in methods for part in ("--method", method)]
     options = {name: value for name, value in vars(cfg.decode).items() if name != "methods" and value is not None}
-    command += [f"decode.{name}={value}" for name, value in options.items()]
+    command += [f"decode.{name}={json.dumps(value)}" for name, value in options.items()]
     if subprocess.run(command, check=False).returncode != 0:
         raise UserError(f"the search under {python} failed; its message stands above")

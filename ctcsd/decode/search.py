@@ -17,12 +17,17 @@ from ctcsd.posteriors import PosteriorReader
 from ctcsd.text.tokenizer import TokenTable
 
 PRIOR = ("prior", "prior_scale")
+STATES = ("search_beam", "min_active", "max_active", "max_arcs")
+LATTICE = ("topo", *STATES, "output_beam")
 # method -> the options that it takes
 METHODS: dict[str, tuple[str, ...]] = {
     "greedy": PRIOR,
-    "beam": (*PRIOR, "beam", "beam_threshold", "beam_tokens", "lexicon", "lm_scale", "word_score"),
-    "wfst": (*PRIOR, "graph", "lm_scale", "search_beam", "max_active", "max_arcs"),
-    "k2-1best": (*PRIOR, "search_beam", "output_beam", "max_active", "batch_frames"),
+    "beam": (*PRIOR, "beam", "beam_threshold", "beam_tokens", "lexicon", "lm_scale", "word_score", "nbest"),
+    "wfst": (*PRIOR, "graph", "lm_scale", *STATES),
+    "k2-1best": (*PRIOR, *LATTICE),
+    "k2-hlg": (*PRIOR, "lm_scale", *LATTICE),
+    "k2-nbest": (*PRIOR, "graph", "lm_scale", *LATTICE, "nbest", "num_paths", "nbest_scale"),
+    "k2-rescore": (*PRIOR, "lm_scale", "rescore_lm", "rescore_scale", *LATTICE),
 }
 
 
@@ -34,10 +39,11 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
     Args:
         reader: the archive of log-posteriors.
         lang_dir: whose tokens.txt names the tokens.
-        method: `greedy`; `beam`, prefix beam search; `wfst`, the best path through a graph; `k2-1best`, the best path
-            of the lattice of posteriors and k2's CTC topology.
-        options: those of METHODS: of all methods, `prior` and `prior_scale` (see `scaled_log_prior`); of `beam` and
-            `wfst` those of BeamDecoder and GraphDecoder; of `k2-1best` those of `k2_one_best`.
+        method: `greedy`; `beam`, prefix beam search; `wfst`, the best path through a graph; `k2-1best` and `k2-hlg`,
+            the best path of a lattice on CTC's topology or HLG; `k2-nbest`, a list from it; `k2-rescore`, its best
+            path with another language model.
+        options: those of METHODS: of all methods, `prior` and `prior_scale` (see `scaled_log_prior`); the others are
+            those of BeamDecoder, GraphDecoder, K2Decoder, K2Nbest and K2Rescorer.
 
     Raises:
         UserError: an unknown method or option, a lang dir of another token table or without a file that the method
@@ -63,23 +69,23 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
                 log_probs = log_probs[:0]
             yield cut_id, log_probs - prior
 
-    if method.startswith("k2-"):
-        from ctcsd.decode.k2_search import k2_one_best
-
-        results = k2_one_best(utterances(), len(table), **options)
+    if method == "greedy":
+        results = greedy(utterances())
     else:
         decode = _decoder(method, table, lang_dir, options)
         results = ((cut_id, decode(log_probs) if len(log_probs) else NOTHING) for cut_id, log_probs in utterances())
     for cut_id, found in results:
         text = table.text_of(found.tokens) if found.words is None else " ".join(found.words)
         failure = failures.pop(cut_id, None) or found.failure
-        yield Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure)
+        yield Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure, found.fallback, found.nbest)
 
 
 def lang_files(method: str, options: dict[str, Any]) -> tuple[str, ...]:
     """The files of the lang dir that hypotheses depend on."""
-    if method == "wfst":
+    if method in ("wfst", "k2-nbest"):
         return graph_files(options["graph"])
+    if method in ("k2-hlg", "k2-rescore"):
+        return graph_files("HLG")
     if method == "beam" and options["lexicon"]:
         return ("tokens.txt", LEXICON, LM)
     return ("tokens.txt",)
@@ -95,4 +101,11 @@ def _decoder(method: str, table: TokenTable, lang_dir: Path, options: dict[str, 
         from ctcsd.decode.wfst import GraphDecoder
 
         return GraphDecoder(table, lang_dir, **options)
-    return lambda log_probs: Found(*greedy(log_probs))
+    from ctcsd.decode.k2_lattice import K2Nbest, K2Rescorer
+    from ctcsd.decode.k2_search import K2Decoder
+
+    if method == "k2-nbest":
+        return K2Nbest(table, lang_dir, **options)
+    if method == "k2-rescore":
+        return K2Rescorer(table, lang_dir, **options)
+    return K2Decoder(table, lang_dir, "HLG" if method == "k2-hlg" else "H", **options)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ctcsd.decode.graphs import DEFAULT_LM_SCALE, cached
+from ctcsd.decode.fallback import Attempt, first_found
+from ctcsd.decode.graphs import cached, check_beams, graph_scale
 from ctcsd.decode.greedy import collapse
-from ctcsd.decode.hypothesis import NOTHING, Found
+from ctcsd.decode.hypothesis import Found
 from ctcsd.decode.wfst_graphs import build_graph, size
 from ctcsd.errors import UserError
 from ctcsd.text.lexicon import read_words
@@ -28,7 +29,7 @@ class GraphDecoder:
         graph: H (CTC's topology alone), HL (words of the lexicon) or HLG (and the n-gram model); made once, and kept
             in `lang_dir/graphs`.
         lm_scale: of G, None: 0.5; the other graphs have none.
-        search_beam: in nats; max_active: states; max_arcs: a larger graph is not made.
+        search_beam: in nats; min_active, max_active: states of a frame; max_arcs: a larger graph is not made.
 
     Raises:
         UserError: an option out of range, or as `build_graph`.
@@ -41,15 +42,13 @@ class GraphDecoder:
         graph: str = "HLG",
         lm_scale: float | None = None,
         search_beam: float = 20.0,
+        min_active: int = 20,
         max_active: int = 10000,
         max_arcs: int = 20_000_000,
     ) -> None:
-        if graph != "HLG" and lm_scale:
-            raise UserError(f"decode.lm_scale={lm_scale} wants decode.graph=HLG: {graph} has no language model")
-        if graph == "HLG" and lm_scale is not None and lm_scale <= 0:
-            raise UserError("decode.lm_scale is above 0 on HLG; without the language model: decode.graph=HL")
-        if search_beam <= 0 or max_active < 2:
-            raise UserError("decode.search_beam is above 0, and decode.max_active above 1")
+        check_beams(search_beam, min_active, max_active)
+        # Acoustic scores and beam are divided by lm_scale, so that one graph serves all scales.
+        self.scale = graph_scale(graph, lm_scale)
 
         def build(path: Path) -> str:
             fst = build_graph(graph, Path(lang_dir), table, max_arcs)
@@ -58,26 +57,31 @@ class GraphDecoder:
             return "{} states, {} arcs".format(*size(fst))
 
         path = cached(lang_dir, graph, ".fst", build)
-        # Acoustic scores and beam are divided by lm_scale, so that one graph serves all scales.
-        self.scale = (DEFAULT_LM_SCALE if lm_scale is None else lm_scale) if graph == "HLG" else 1.0
-        self.name = graph
         self.words = None if graph == "H" else read_words(Path(lang_dir) / "words.txt")
         self.fst = kaldifst.StdVectorFst.read(str(path))  # the decoder refers to it without keeping it
         if self.fst is None:
             raise UserError(f"{path} is damaged: delete it, and it is made again")
-        self.decoder = kaldi_decoder.FasterDecoder(
-            self.fst,
-            kaldi_decoder.FasterDecoderOptions(
-                beam=search_beam / self.scale, max_active=max_active, min_active=min(20, max_active - 1)
-            ),
-        )
+        self.beams = (search_beam, min_active, max_active)
+        self.decoder = kaldi_decoder.FasterDecoder(self.fst, self._options(1))
 
     def __call__(self, log_probs: np.ndarray) -> Found:
         """Decode one utterance of at least one frame."""
+        return first_found(self._search, log_probs)
+
+    def _options(self, widen: int) -> kaldi_decoder.FasterDecoderOptions:
+        search_beam, min_active, max_active = self.beams
+        return kaldi_decoder.FasterDecoderOptions(
+            beam=search_beam / self.scale * widen, max_active=max_active * widen, min_active=min_active
+        )
+
+    def _search(self, log_probs: np.ndarray, attempt: Attempt) -> Found | None:
+        self.decoder.set_options(self._options(attempt.widen))
         self.decoder.decode(kaldi_decoder.DecodableCtc(log_probs / np.float32(self.scale)))
-        if not self.decoder.reached_final():
-            return NOTHING._replace(failure=f"no path through {self.name} survives the beam")
-        _, lattice = self.decoder.get_best_path()
+        if not (attempt.partial or self.decoder.reached_final()):
+            return None
+        found, lattice = self.decoder.get_best_path()
+        if not found:
+            return None
         _, labels, outputs, weight = kaldifst.get_linear_symbol_sequence(lattice)
         path = np.array(labels, dtype=np.int64) - 1
         acoustic = float(np.take_along_axis(log_probs, path[:, None], 1).sum(dtype=np.float64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ctcsd.decode.graphs import LM, grammar_fst, lexicon_fst, topology
+from ctcsd.decode.graphs import LM, grammar_fst, lexicon_fst, too_large, topology
 from ctcsd.errors import UserError
 from ctcsd.text.tokenizer import TokenTable
 
@@ -32,7 +32,7 @@ def build_graph(graph: str, lang_dir: Path, table: TokenTable, max_arcs: int) ->
     text, symbols = lexicon_fst(lang_dir, table, backoff=graph == "HLG")
     words = kaldifst.compile(text)
     if graph == "HLG":
-        words = _compose(words, kaldifst.compile(grammar_fst(lang_dir)), "LG", max_arcs)
+        words = _compose(words, kaldifst.compile(grammar_fst(lang_dir / "words.txt", lang_dir / LM)), "LG", max_arcs)
         if words.num_states == 0:
             raise UserError(f"{lang_dir}: the words of the lexicon make no sentence of {LM}")
     _determinize(words, graph[1:], max_arcs)
@@ -51,7 +51,7 @@ def _compose(left: Any, right: Any, name: str, max_arcs: int) -> Any:
     kaldifst.arcsort(right, "ilabel")
     composed = kaldifst.compose(left, right)
     if size(composed)[1] > max_arcs:
-        raise _too_large(f"{name} has {size(composed)[1]} arcs", max_arcs)
+        raise too_large(f"{name} has {size(composed)[1]} arcs", max_arcs)
     return composed
 
 
@@ -60,12 +60,5 @@ def _determinize(fst: Any, name: str, max_arcs: int) -> None:
         kaldifst.determinize_star(fst, max_states=max_arcs)
     except RuntimeError as error:
         if "aborted since passed" in str(error):
-            raise _too_large(f"{name}, determinized, has more than {max_arcs} states", max_arcs) from None
+            raise too_large(f"{name}, determinized, has more than {max_arcs} states", max_arcs) from None
         raise UserError(f"{name} cannot be determinized: {str(error).splitlines()[-1]}") from None
-
-
-def _too_large(what: str, max_arcs: int) -> UserError:
-    return UserError(
-        f"{what}, decode.max_arcs is {max_arcs}: prune the language model (lang.lm_prune, a lower lang.lm_order), "
-        "use fewer words, or raise decode.max_arcs where memory allows (about 100 bytes an arc)"
-    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from ctcsd.decode.graphs import LM, pronunciations
 from ctcsd.text.arpa import Arpa, read_arpa
@@ -21,6 +24,13 @@ class Node:
         self.words: list[tuple[str, bool]] = []  # that end here, and whether a space follows
         self.ahead = -math.inf
 
+    @cached_property
+    def onward(self) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+        """Tokens that may follow, `ahead` after each where words go on, and (token, word) for words that end there."""
+        ahead = [child.ahead if child.children else -math.inf for child in self.children.values()]
+        ends = [(token, word) for token, child in self.children.items() for word, _ in child.words]
+        return np.array(list(self.children), dtype=np.int64), np.array(ahead), ends
+
 
 class Reading(NamedTuple):
     """One way to read tokens as words: the score of the complete ones, and these."""
@@ -30,12 +40,11 @@ class Reading(NamedTuple):
 
 
 class State:
-    """All ways to read a token sequence, the best of those that go on alike; `tokens` are those that may follow."""
+    """All ways to read a token sequence, the best of those that go on alike."""
 
     def __init__(self, readings: dict[tuple[Node, tuple[str, ...]], Reading]) -> None:
         self.readings = readings
         self.value = max((r.score + node.ahead for (node, _), r in readings.items()), default=-math.inf)
-        self.tokens = {token for node, _ in readings for token in node.children}
 
 
 class WordModel:
@@ -47,7 +56,8 @@ class WordModel:
 
     def __init__(self, table: TokenTable, lang_dir: Path, lm_scale: float, word_score: float) -> None:
         self.lm: Arpa | None = read_arpa(Path(lang_dir) / LM) if lm_scale else None
-        self.scale, self.word_score = lm_scale * math.log(10), word_score
+        self.lm_scale, self.word_score = lm_scale, word_score
+        self.scale = lm_scale * math.log(10)
         self.root, self.space = Node(), Node()
         self.root.ahead = self.space.ahead = 0.0
         self.space.children[table.ids.get(SPACE, -1)] = self.root
@@ -83,14 +93,40 @@ class WordModel:
                 add(self.space if space else self.root, longer, Reading(score, (*reading.words, word)))
         return State(found)
 
-    def finish(self, state: State) -> Reading | None:
-        """The best reading as complete words, the end of the sentence scored; None where there is none."""
+    def extension(self, state: State, vocab_size: int) -> np.ndarray:
+        """(V,): what each token would add to the state's value; -inf where no word goes on so."""
+        values = np.full(vocab_size, -np.inf)
+        for (node, context), reading in state.readings.items():
+            tokens, ahead, ends = node.onward
+            values[tokens] = np.maximum(values[tokens], reading.score + ahead)
+            for token, word in ends:
+                values[token] = max(values[token], reading.score + self._score(context, word))
+        return values - state.value
+
+    def finish(self, state: State, partial: bool = False) -> Reading | None:
+        """The best reading as complete words, the end of the sentence scored; None where there is none.
+
+        Args:
+            partial: a word that has only begun may stand at the end, and is left out.
+        """
         ended = [
             Reading(reading.score + (self.scale * self.lm.log10(context, EOS) if self.lm else 0.0), reading.words)
             for (node, context), reading in state.readings.items()
-            if node in (self.root, self.space)
+            if partial or node in (self.root, self.space)
         ]
         return max(ended, default=None)
+
+    def words_of(self, tokens: Sequence[int], partial: bool = False) -> list[str]:
+        """The words of a token sequence in its best reading, none where it has none; `partial` as in `finish`."""
+        state = self.start()
+        for token in tokens:
+            state = self.advance(state, token)
+        reading = self.finish(state, partial)
+        return list(reading.words) if reading else []
+
+    def log_prob(self, words: Sequence[str]) -> float:
+        """ln p(words) by the language model; 0 without one."""
+        return math.log(10) * self.lm.score(words) if self.lm else 0.0
 
     def _score(self, context: Sequence[str], word: str) -> float:
         return self.word_score + (self.scale * self.lm.log10(context, word) if self.lm else 0.0)

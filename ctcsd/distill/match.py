@@ -55,12 +55,19 @@ def frame_kd(
     Raises:
         UserError: an unknown match or reduction, or a temperature that is not positive.
     """
+    total = match_frames(student_logits, teacher_log_probs, frames, match, temperature)
+    return total / divisor(reduction, int(frames.sum()), student_logits.size(0), num_labels)
+
+
+def match_frames(
+    student_logits: Tensor, teacher_log_probs: Tensor, frames: Tensor, match: str, temperature: float
+) -> Tensor:
+    """The sum over the selected frames that `frame_kd` divides; arguments and errors as there."""
     if match not in MATCHES:
         raise UserError(f"no match '{match}'; known: {', '.join(MATCHES)}")
     if temperature <= 0:
         raise UserError(f"the temperature must be positive, not {temperature}")
-    total = _MatchFrames.apply(student_logits, teacher_log_probs, frames, MATCHES[match], temperature)
-    return total / _divisor(reduction, int(frames.sum()), student_logits.size(0), num_labels)
+    return _MatchFrames.apply(student_logits, teacher_log_probs, frames, MATCHES[match], temperature)
 
 
 class _MatchFrames(torch.autograd.Function):
@@ -124,7 +131,8 @@ def _guide(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
 MATCHES: dict[str, Match] = {"kl": _kl, "l2": _l2, "guide": _guide}
 
 
-def _divisor(reduction: str, num_frames: int, num_utterances: int, num_labels: int | None) -> int:
+def divisor(reduction: str, num_frames: int, num_utterances: int, num_labels: int | None) -> int:
+    """What the sum over the selected frames of a batch is divided by; raises UserError as `frame_kd` does."""
     if reduction not in REDUCTIONS:
         raise UserError(f"no reduction '{reduction}'; known: {', '.join(REDUCTIONS)}")
     if reduction == "per_label" and num_labels is None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ctcsd.distill.ctc import ctc_loss
-from ctcsd.distill.match import MATCHES, REDUCTIONS, frame_kd
+from ctcsd.distill.match import MATCHES, REDUCTIONS, divisor, match_frames
 from ctcsd.distill.schedule import WeightSchedule
-from ctcsd.distill.selection import parse_pattern, select_frames
+from ctcsd.distill.selection import Total, alone, parse_pattern, select_frames
 from ctcsd.errors import UserError
 from ctcsd.model import ExitOutput
 
@@ -21,6 +21,14 @@ class Labels(NamedTuple):
 
     targets: Tensor
     lengths: Tensor
+
+
+class Sizes(NamedTuple):
+    """What the sums over a batch are divided by; `frames` are those that distillation looks at."""
+
+    utterances: int
+    labels: int
+    frames: int
 
 
 class Objective:
@@ -54,6 +62,24 @@ class Objective:
         self.frames, self.match, self.temperature, self.reduction = frames, match, temperature, reduction
 
     @property
+    def counts_frames(self) -> bool:
+        """Whether the distillation term is divided by the number of selected frames."""
+        return self.reduction in ("per_frame", "hilmes")
+
+    def selected(
+        self,
+        outputs: Mapping[str, ExitOutput],
+        teacher: ExitOutput,
+        generator: torch.Generator | None = None,
+        total: Total = alone,
+    ) -> Tensor:
+        """bool (N, T): the frames of the student's exit that distillation looks at."""
+        lengths = torch.minimum(outputs["student"].lengths, teacher.lengths)
+        # With another subsampling, cut to the shorter.
+        shared = min(outputs["student"].logits.size(1), teacher.logits.size(1))
+        return select_frames(teacher.logits[:, :shared], lengths, self.frames, generator, total=total)
+
+    @property
     def needs_labels(self) -> bool:
         """Whether any CTC term can weigh in: without one, cuts need no transcript."""
         return any(value > 0 for term, value in self.schedule.base.items() if term != "kd")
@@ -65,8 +91,10 @@ class Objective:
         teacher: ExitOutput | None,
         weights: Mapping[str, float],
         generator: torch.Generator | None = None,
+        total: Total = alone,
+        sizes: Sizes | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its parts (detached) for the logs.
+        """The loss of a batch, and its parts (detached) for the logs; of a share of a batch, its summands.
 
         Args:
             outputs: of the model, exit name -> (logits, lengths).
@@ -74,28 +102,40 @@ class Objective:
             teacher: (log-probs (N, T, V), lengths), from a Teacher.
             weights: from `schedule.at`.
             generator: for the random frame patterns.
+            total: sums over the processes whose shares make the batch.
+            sizes: of the whole batch, where this is a piece of it.
         """
         first = next(iter(outputs.values()))
-        num_labels = None if labels is None else max(int(labels.lengths.sum()), 1)
-        ctc_divisor = first.logits.size(0) if self.reduction == "per_utterance" else num_labels or 1
+        frames = None
+        if teacher is not None and weights["kd"] > 0:
+            frames = self.selected(outputs, teacher, generator, total)
+        if sizes is None:
+            nothing = first.lengths.new_zeros(())
+            counts = [
+                first.lengths.new_tensor(len(first.lengths)),
+                nothing if labels is None else labels.lengths.sum(),
+                nothing if frames is None else frames.sum(),
+            ]
+            sizes = Sizes(*total(torch.stack(counts)).tolist())
+        num_labels = None if labels is None else max(sizes.labels, 1)
+        ctc_divisor = sizes.utterances if self.reduction == "per_utterance" else num_labels or 1
         loss = first.logits.sum() * 0.0  # every weight may be 0 at the start of a warm-up
         parts: dict[str, Tensor] = {}
         for name, output in outputs.items():
             if labels is None or weights[f"ctc_{name}"] == 0:
                 continue
-            total, parts["infeasible"] = ctc_loss(*output, *labels)
-            parts[f"ctc_{name}"] = total.detach() / ctc_divisor
-            loss = loss + weights[f"ctc_{name}"] * total / ctc_divisor
-        if teacher is not None and weights["kd"] > 0:
+            ctc, parts["infeasible"] = ctc_loss(*output, *labels)
+            parts[f"ctc_{name}"] = ctc.detach() / ctc_divisor
+            loss = loss + weights[f"ctc_{name}"] * ctc / ctc_divisor
+        if teacher is not None and frames is not None:
             student = outputs["student"]
-            shared = min(student.logits.size(1), teacher.logits.size(1))  # other subsampling: cut to the shorter
-            lengths = torch.minimum(student.lengths, teacher.lengths)
-            posteriors = teacher.logits[:, :shared]
-            frames = select_frames(posteriors, lengths, self.frames, generator)
-            per_label = num_labels if self.reduction == "per_label" or self.frames == "all" else None
-            kd = frame_kd(
-                student.logits[:, :shared], posteriors, frames, self.match, self.temperature, self.reduction, per_label
+            shared = frames.size(1)
+            kd = match_frames(
+                student.logits[:, :shared], teacher.logits[:, :shared], frames, self.match, self.temperature
             )
-            parts["kd"], parts["kd_frames"] = kd.detach(), frames.sum() / lengths.sum().clamp(min=1)
+            labels_of_kd = num_labels if self.reduction == "per_label" or self.frames == "all" else None
+            kd = kd / divisor(self.reduction, sizes.frames, sizes.utterances, labels_of_kd)
+            share = frames.sum() / torch.minimum(student.lengths, teacher.lengths).sum().clamp(min=1)
+            parts["kd"], parts["kd_frames"] = kd.detach(), share * len(first.lengths) / sizes.utterances
             loss = loss + weights["kd"] * kd
         return loss, parts

@@ -74,6 +74,11 @@ class WeightSchedule:
         if not any(self.base.values()):
             raise UserError(f"every weight is 0: set at least one of {', '.join(terms)}")
 
+    @property
+    def pauses(self) -> bool:
+        """Whether the CTC term of an exit weighs nothing at some time: what only that exit uses learns nothing then."""
+        return self.floor == 0 or not all(weight for term, weight in self.base.items() if term != "kd")
+
     def at(self, epoch: int, epochs: int, progress: float) -> dict[str, float]:
         """Weight of every term in epoch 1..epochs; progress in [0, 1] is the share of the training that is done."""
         weights = dict(self.base)

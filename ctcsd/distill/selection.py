@@ -19,6 +19,15 @@ from ctcsd.errors import UserError
 BLANK = 0
 
 
+# Sums a tensor over the processes that share a batch
+Total = Callable[[Tensor], Tensor]
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The total of one process."""
+    return tensor
+
+
 class Frames(NamedTuple):
     """What a pattern may look at."""
 
@@ -27,6 +36,7 @@ class Frames(NamedTuple):
     valid: Tensor  # bool (N, T)
     generator: torch.Generator | None
     log_prior: Tensor | None  # (V,)
+    total: Total
 
 
 Pattern = Callable[[Frames, float], Tensor]
@@ -38,6 +48,7 @@ def select_frames(
     pattern: str,
     generator: torch.Generator | None = None,
     log_prior: Tensor | None = None,
+    total: Total = alone,
 ) -> Tensor:
     """Frames that a distillation loss should look at; padding is never selected.
 
@@ -48,6 +59,7 @@ def select_frames(
             or `nonblank_prior:s`.
         generator: source of randomness of `random` and `partial`.
         log_prior: (V,) natural log of the token prior for `nonblank_prior`; the mean posterior of the batch if None.
+        total: sums over the processes that share the batch.
 
     Returns:
         bool (N, T).
@@ -60,7 +72,7 @@ def select_frames(
     nonblank = (teacher_log_probs.argmax(-1) != BLANK) & valid
     if valid.numel() == 0:
         return valid
-    return function(Frames(teacher_log_probs, nonblank, valid, generator, log_prior), value) & valid
+    return function(Frames(teacher_log_probs, nonblank, valid, generator, log_prior, total), value) & valid
 
 
 def parse_pattern(pattern: str) -> tuple[Pattern, float]:
@@ -128,8 +140,8 @@ def _nonblank_prior(f: Frames, value: float) -> Tensor:
     """Blank elimination on log p - s * log prior."""
     log_prior = f.log_prior
     if log_prior is None:
-        mass = (f.log_probs.exp() * f.valid[..., None]).sum((0, 1))
-        log_prior = (mass / f.valid.sum().clamp(min=1)).clamp(min=1e-10).log()
+        mass = f.total((f.log_probs.exp() * f.valid[..., None]).sum((0, 1)))
+        log_prior = (mass / mass.sum().clamp(min=1e-10)).clamp(min=1e-10).log()
     return (f.log_probs - value * log_prior).argmax(-1) != BLANK
 
 

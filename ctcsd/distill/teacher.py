@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctcsd.errors import UserError
-from ctcsd.model import ExitOutput, SharedEncoderCtc
+from ctcsd.model import EncoderCtc, ExitOutput
 from ctcsd.posteriors import FRAME_SHIFT, PosteriorReader
 
 # kind -> (exit, whether under the other view): those that need no other model
@@ -51,7 +51,7 @@ class OwnExit:
 class CheckpointTeacher:
     """A separate frozen model in eval mode, fed with features without SpecAugment (paper B); its highest exit."""
 
-    def __init__(self, model: SharedEncoderCtc) -> None:
+    def __init__(self, model: EncoderCtc) -> None:
         self.model = model.eval().requires_grad_(False)
         self.exit = list(model.exits)[-1]
 
@@ -66,19 +66,22 @@ class CheckpointTeacher:
 class ArchiveTeacher:
     """The stored posteriors of the same cuts; a teacher of shorter frames is averaged down to the student's rate.
 
+    Args:
+        frame_shift: seconds between the student's frames.
+
     Raises:
         UserError: frames that do not fit together; when called, a
             cut that the archive lacks or holds at another length.
     """
 
-    def __init__(self, reader: PosteriorReader) -> None:
+    def __init__(self, reader: PosteriorReader, frame_shift: float = FRAME_SHIFT) -> None:
         self.reader = reader
-        ratio = FRAME_SHIFT / reader.frame_shift
+        ratio = frame_shift / reader.frame_shift
         self.pool = round(ratio)
         if self.pool < 1 or abs(ratio - self.pool) > 1e-3:
             raise UserError(
                 f"{reader.path} has a frame every {1000 * reader.frame_shift:g} ms, which does not divide the "
-                f"student's {1000 * FRAME_SHIFT:g} ms"
+                f"student's {1000 * frame_shift:g} ms"
             )
 
     def __call__(
@@ -107,8 +110,10 @@ class ArchiveTeacher:
 def make_teacher(
     kind: str | None,
     exits: dict[str, int],
-    frozen: Callable[[], SharedEncoderCtc] | None = None,
+    frozen: Callable[[], EncoderCtc] | None = None,
     archive: Callable[[], PosteriorReader] | None = None,
+    input_type: str = "fbank",
+    frame_shift: float = FRAME_SHIFT,
 ) -> Teacher | None:
     """The teacher that a method asks for.
 
@@ -117,9 +122,12 @@ def make_teacher(
         exits: of the student's own encoder.
         frozen: loads the model of `checkpoint`.
         archive: opens the posteriors of `archive`.
+        input_type: features.type of the student.
+        frame_shift: seconds between the student's frames.
 
     Raises:
-        UserError: an unknown kind, an exit that it needs and the encoder lacks, or nobody to load.
+        UserError: an unknown kind, an exit that it needs and the encoder lacks, nobody to load, or a live teacher of
+            other features or frames than the student's.
     """
     if kind is None:
         return None
@@ -135,7 +143,14 @@ def make_teacher(
     if kind == "checkpoint":
         if frozen is None:
             raise UserError("distill.teacher: checkpoint needs distill.checkpoint, the folder of a trained model")
-        return CheckpointTeacher(frozen())
+        model = frozen()
+        if (model.input_type, model.frame_shift) != (input_type, frame_shift):
+            raise UserError(
+                f"the teacher reads {model.input_type} and has a frame every {1000 * model.frame_shift:g} ms, the "
+                f"student {input_type} and {1000 * frame_shift:g} ms: set distill.teacher=archive, which stores the "
+                "teacher's posteriors and averages their frames"
+            )
+        return CheckpointTeacher(model)
     if archive is None:
         raise UserError("distill.teacher: archive needs distill.archive, a folder of posteriors of the training cuts")
-    return ArchiveTeacher(archive())
+    return ArchiveTeacher(archive(), frame_shift)

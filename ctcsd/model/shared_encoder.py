@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from ctcsd.config import ModelConfig
-from ctcsd.errors import UserError
 from ctcsd.model.conformer import ConformerLayer, rotary_tables
-from ctcsd.model.subsampling import ConvSubsampling, frame_mask, normalize_utterance
+from ctcsd.model.exits import EncoderCtc, ExitOutput, Flops, multiply_adds
+from ctcsd.model.subsampling import ConvSubsampling, frame_mask, normalize_utterance, subsampled_length
+from ctcsd.posteriors import FRAME_SHIFT
+
+ACTIVATION_BYTES = 48  # of a layer, per frame and dimension: the inputs of its products, norms and non-linearities
 
 
-class ExitOutput(NamedTuple):
-    """What an exit gives: logits (N, T', V), not normalised, and lengths (N,) in encoder frames."""
+class SharedEncoderCtc(EncoderCtc):
+    """Conformer encoder over log-mel features with a CTC head at every exit."""
 
-    logits: Tensor
-    lengths: Tensor
-
-
-class SharedEncoderCtc(nn.Module):
-    """Conformer encoder with a CTC head at every exit.
-
-    `cfg.exits` maps an exit's name to its layer, counted from 1 (the output of layer l; the subsampling is not a
-    layer). The model holds no layer above its highest exit.
-
-    Raises:
-        UserError: no exit, an exit outside 1..layers, or no vocabulary.
-    """
+    input_type = "fbank"
+    source_keys = ("backbone", "num_mel_bins", "subsampling_channels", "dim", "heads", "ff_mult", "conv_kernel")
+    frame_shift = FRAME_SHIFT
 
     def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__()
-        if not cfg.exits:
-            raise UserError("the model has no exit: set model.exits, for instance {student: 4, teacher: 8}")
-        for name, layer in cfg.exits.items():
-            if not 1 <= layer <= cfg.layers:
-                raise UserError(f"exit '{name}' at layer {layer}, but the encoder has layers 1 to {cfg.layers}")
-        if cfg.vocab_size < 2:
-            raise UserError(f"model.vocab_size is {cfg.vocab_size}: blank and at least one token are needed")
-        self.cfg = cfg
-        self.exits: dict[str, int] = dict(sorted(cfg.exits.items(), key=lambda item: item[1]))
+        super().__init__(cfg)
         self.subsampling = ConvSubsampling(cfg.num_mel_bins, cfg.subsampling_channels, cfg.dim)
         self.layers = nn.ModuleList(
             ConformerLayer(cfg.dim, cfg.heads, cfg.ff_mult, cfg.conv_kernel, cfg.dropout)
             for _ in range(max(cfg.exits.values()))
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(cfg.dim, cfg.vocab_size) for name in self.exits})
+        self.heads = self._new_heads(cfg.dim)
         # What an exit says, fed back to the layers above it (self-conditioned CTC, 2104.02724); as zero at first.
         lower = list(self.exits)[:-1] if cfg.self_conditioned else []
         self.conditions = nn.ModuleDict({name: nn.Linear(cfg.vocab_size, cfg.dim, bias=False) for name in lower})
@@ -54,16 +38,6 @@ class SharedEncoderCtc(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, lengths: Tensor, exits: Collection[str] | None = None) -> dict[str, ExitOutput]:
-        """Features to logits at every exit, or at the named ones; no layer above the highest of them is computed.
-
-        Args:
-            features: (N, T, F) log-mel filterbank in natural log, padded with anything.
-            lengths: (N,) int64, valid frames of each utterance.
-            exits: names of the exits to compute; all when None.
-
-        Returns:
-            exit name -> ExitOutput, lowest exit first.
-        """
         wanted = {name: layer for name, layer in self.exits.items() if exits is None or name in exits}
         x = normalize_utterance(features, frame_mask(lengths, features.size(1)))
         x, lengths = self.subsampling(x, lengths)
@@ -87,23 +61,24 @@ class SharedEncoderCtc(nn.Module):
                     x = x + self.conditions[name](logits.softmax(-1))
         return outputs
 
-    def truncate(self, exit: str) -> SharedEncoderCtc:
-        """The model that ends at `exit`: it shares no memory with this one and holds nothing above that exit.
+    def frames(self, length: Any) -> Any:
+        return subsampled_length(length)
 
-        A self-conditioned model keeps its lower exits, which feed the layers above them.
+    def forward_flops(self, seconds: float) -> Flops:
+        frames, bins = int(100 * seconds), self.cfg.num_mel_bins
+        quarters = subsampled_length(frames)
+        pixels = ((frames + 1) // 2) * ((bins + 1) // 2), quarters * subsampled_length(bins)
+        convs = (self.subsampling.conv1, self.subsampling.conv2)
+        front = sum(size * multiply_adds(conv) for size, conv in zip(pixels, convs))
+        per_frame = multiply_adds(self.subsampling.out, self.layers, self.heads, self.conditions)
+        attention = 2 * quarters * self.cfg.dim * len(self.layers)
+        return Flops(0.0, 2.0 * (front + quarters * (per_frame + attention)))
 
-        Raises:
-            UserError: there is no such exit.
-        """
-        if exit not in self.exits:
-            raise UserError(f"no exit '{exit}' in this model, which has: {', '.join(self.exits)}")
+    def activation_bytes(self, seconds: float) -> float:
+        per_frame = ACTIVATION_BYTES * self.cfg.dim * len(self.layers)
+        return per_frame * seconds / self.frame_shift + self._logit_bytes(seconds)
+
+    def alone(self, exit: str) -> SharedEncoderCtc:
         depth = self.exits[exit]
         lower = {name: at for name, at in self.exits.items() if self.cfg.self_conditioned and at < depth}
-        cut = SharedEncoderCtc(self.cfg.replace(layers=depth, exits={**lower, exit: depth}))
-        wanted = cut.state_dict()
-        cut.load_state_dict({key: value for key, value in self.state_dict().items() if key in wanted})
-        return cut.to(next(self.parameters()).device).train(self.training)
-
-    def num_parameters(self) -> int:
-        """Number of trainable scalars."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return SharedEncoderCtc(self.cfg.replace(layers=depth, exits={**lower, exit: depth}))

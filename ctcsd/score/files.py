@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,8 +13,19 @@ import kaldialign
 
 from ctcsd.errors import UserError
 from ctcsd.score.wer import WerStats, wer
+from ctcsd.text.files import read_json_lines, replacing
 
 EPS = "*"
+# Column of the summary -> key of the result row.
+SUMMARY = {
+    "settings": "exit",
+    "WER": "wer",
+    "CER": "cer",
+    "SER": "ser",
+    "oracle WER": "oracle_wer",
+    "failed": "failed",
+    "normalize": "normalize",
+}
 
 
 def write_recogs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> None:
@@ -23,7 +35,7 @@ def write_recogs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -
             out.write(f"{cut_id}:\tref={reference}\n{cut_id}:\thyp={hypothesis}\n")
 
 
-def write_errs(path: Path, name: str, rows: Sequence[tuple[str, list[str], list[str]]]) -> WerStats:
+def write_errs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> WerStats:
     """The error report: totals, alignments, confusions, insertions, deletions and counts per word."""
     stats = wer((reference, hypothesis) for _, reference, hypothesis in rows)
     subs: Counter[tuple[str, str]] = Counter()
@@ -39,14 +51,11 @@ def write_errs(path: Path, name: str, rows: Sequence[tuple[str, list[str], list[
             "DELETIONS:, INSERTIONS:, PER-WORD STATS:\n\nPER-UTT DETAILS: corr or (ref->hyp)  \n"
         )
         for cut_id, reference, hypothesis in rows:
-            pieces = []
-            for ref, hyp in kaldialign.align(reference, hypothesis, EPS):
+            alignment = kaldialign.align(reference, hypothesis, EPS)
+            for ref, hyp in alignment:
                 if ref == hyp:
                     words[ref][0] += 1
-                    pieces.append(ref)
-                    continue
-                pieces.append(f"({ref}->{hyp})")
-                if ref == EPS:
+                elif ref == EPS:
                     ins[hyp] += 1
                     words[hyp][3] += 1
                 elif hyp == EPS:
@@ -56,7 +65,7 @@ def write_errs(path: Path, name: str, rows: Sequence[tuple[str, list[str], list[
                     subs[ref, hyp] += 1
                     words[ref][1] += 1
                     words[hyp][2] += 1
-            out.write(f"{cut_id}:\t{' '.join(pieces)}\n")
+            out.write(f"{cut_id}:\t{' '.join(_pieces(alignment))}\n")
         out.write("\nSUBSTITUTIONS: count ref -> hyp\n")
         out.writelines(f"{n}   {ref} -> {hyp}\n" for (ref, hyp), n in _descending(subs))
         out.write("\nDELETIONS: count ref\n")
@@ -67,28 +76,44 @@ def write_errs(path: Path, name: str, rows: Sequence[tuple[str, list[str], list[
     return stats
 
 
-def write_summary(path: Path, rows: Sequence[tuple[str, float]]) -> None:
-    """`settings WER`, best first."""
-    lines = [f"{key}\t{rate:.2f}\n" for key, rate in sorted(rows, key=lambda row: row[1])]
-    path.write_text("settings\tWER\n" + "".join(lines), encoding="utf-8")
+def write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A line per exit, best first: icefall's `settings WER`, then what else its result row says of its errors."""
+    lines = ["\t".join(SUMMARY) + "\n"]
+    for row in sorted(rows, key=lambda row: row["wer"]):
+        lines.append("\t".join(_cell(row.get(key)) for key in SUMMARY.values()) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object per line, written beside the target and renamed at the end."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    """One JSON object per line, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """What `write_jsonl` wrote; raises UserError where it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run stage 5")
     try:
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except OSError:
-        raise UserError(f"{path} is missing: run stage 5") from None
-    except ValueError:
-        raise UserError(f"{path}: damaged: run stage 5 again") from None
+        return list(read_json_lines(path))
+    except UserError as error:
+        raise UserError(f"{error}: damaged: run stage 5 again") from None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return " ".join(value) if value and isinstance(value, list) else str(value or "-")
+
+
+def _pieces(alignment: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Correct words, and (reference->hypothesis) for errors in a row."""
+    for correct, pairs in groupby(alignment, key=lambda pair: pair[0] == pair[1]):
+        sides = [[word for word in side if word != EPS] for side in zip(*pairs)]
+        if correct:
+            yield from sides[0]
+        else:
+            yield "({}->{})".format(*(" ".join(side) or EPS for side in sides))
 
 
 def _descending(counts: Counter) -> list:

@@ -17,6 +17,8 @@ COLUMN_NOTES = {
     "agreement": "agreement: share of test frames on which student and teacher exit have the same most probable token "
     "(in brackets: where the teacher's is not blank)",
     "ref_agreement": "ref. agreement: the same with the separate teacher",
+    "ser": "SER: sentence error rate, the share of utterances with a wrong word",
+    "oracle_wer": "oracle WER: that of the best candidate in each n-best list",
     "spike_offset_ms": "spike offset: mean distance of the student's spikes from those of the teacher exit",
 }
 PAIRED_NOTE = (
@@ -67,6 +69,9 @@ def _of_decoder(rows: list[Row], decoder: str | None) -> list[Row]:
 def _check_one_table(rows: Sequence[Row], splits: Sequence[str]) -> None:
     if len(splits) > 2:
         raise UserError(f"runs on different splits ({', '.join(splits)}): name a folder whose runs share theirs")
+    rules = sorted({row.get("normalize", "none") for row in rows})
+    if len(rules) > 1:
+        raise UserError(f"rows with score.normalize {' and '.join(rules)}: score all of them alike (stage 5)")
     folders: dict[tuple[str, int], str] = {}
     for row in rows:
         first = folders.setdefault((label(row), row["seed"]), row["folder"])
@@ -77,10 +82,12 @@ def _check_one_table(rows: Sequence[Row], splits: Sequence[str]) -> None:
 
 def _notes(rows: Sequence[Row], paired: bool) -> list[str]:
     """What the reader of the tables must know; `rows` are those of the test split."""
+    rule = rows[0].get("normalize", "none")
     trained = sorted({row["trained_at"] for row in rows})
     return [
         f"WER and CER in percent over {rows[0]['utterances']} test utterances ({rows[0]['words']} words), with 95 % "
         "bootstrap intervals over utterances (10,000 resamples), or mean ± sample standard deviation over the seeds",
+        *([f"texts were normalised before scoring: {rule}"] if rule != "none" else []),
         *(note for key, note in COLUMN_NOTES.items() if any(row.get(key) is not None for row in rows)),
         *([PAIRED_NOTE] if paired else []),
         f"revision of the code: {', '.join(trained)}; {platform.machine()}, Python {platform.python_version()}",

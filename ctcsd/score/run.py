@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,46 @@ from ctcsd.errors import UserError
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
 from ctcsd.score.agreement import agreement_of_run
+from ctcsd.score.breakdown import write_breakdown
 from ctcsd.score.files import read_jsonl, write_errs, write_jsonl, write_recogs, write_summary
+from ctcsd.score.oracle import oracle_figures
 from ctcsd.score.significance import bootstrap_interval
-from ctcsd.score.wer import characters, utterance_errors, wer
+from ctcsd.score.trn import write_trn
+from ctcsd.score.utterances import score_utterances
+from ctcsd.score.wer import characters, sentence_error_rate, wer
+from ctcsd.text.files import read_json
+from ctcsd.text.normalize import scoring_rule
+from ctcsd.text.reference import Reference
 
 
 def score_run(
     run: RunDir,
-    references: Mapping[str, Mapping[str, str]],
+    references: Mapping[str, Mapping[str, Reference]],
     methods: Sequence[str],
     exits: Sequence[str],
     reference: RunDir | None = None,
+    rule: str = "none",
 ) -> list[dict[str, Any]]:
-    """Score the hypotheses of a run: recogs-, errs-, cers-, utterances- and wer-summary- files, and `results.jsonl`.
+    """Score the hypotheses of a run: the files that `_score` writes, wer-summary- files, and `results.jsonl`.
 
     Args:
-        references: split -> cut id -> reference text.
+        references: split -> cut id -> reference.
         methods: search methods; exits: exit names.
         reference: the run of a separate teacher, with which the student's frames are compared.
+        rule: the text normalisation of reference and hypothesis, one of SCORING_RULES.
 
     Raises:
-        UserError: hypotheses are missing, or are not those of the split.
+        UserError: an unknown rule; hypotheses are missing, or are not those of the split.
     """
-    record = run.train_record()
+    record = run.train_record(exits)
     rows = []
     for split, texts in references.items():
         agreement = agreement_of_run(run, split, reference)
         for method in methods:
             summary = []
             for exit in exits:
-                row = _score(run, method, split, exit, texts)
-                summary.append((exit, row["wer"]))
+                row = _score(run, method, split, exit, texts, rule)
+                summary.append({"exit": exit, **row})
                 rows.append(
                     {
                         **{key: record[key] for key in ("corpus", "method", "seed")},
@@ -65,25 +73,27 @@ def score_run(
     return rows
 
 
-def _score(run: RunDir, method: str, split: str, exit: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    path = run.hypotheses(method, split, exit)
-    found = {h.cut_id: h.text for h in read_hypotheses(path)}
-    if set(found) != set(texts):
-        missing = len(set(texts) - set(found))
-        extra = len(set(found) - set(texts))
-        raise UserError(f"{path}: {missing} cuts of the split are missing and {extra} are not of it: run stage 4")
-    words = [(cut_id, texts[cut_id].split(), found[cut_id].split()) for cut_id in sorted(texts)]
-    chars = [(cut_id, characters(texts[cut_id]), characters(found[cut_id])) for cut_id in sorted(texts)]
-    folder = run.decoded(method)
-    write_recogs(folder / f"recogs-{split}-{exit}.txt", words)
-    stats = write_errs(folder / f"errs-{split}-{exit}.txt", f"{split}-{exit}", words)
-    cer = write_errs(folder / f"cers-{split}-{exit}.txt", f"{split}-{exit}", chars)
-    counts = [_counts(cut_id, texts[cut_id], found[cut_id]) for cut_id in sorted(texts)]
-    write_jsonl(run.utterances(method, split, exit), counts)
-    low, high = bootstrap_interval([c["word_errors"] for c in counts], [c["words"] for c in counts])
-    cer_low, cer_high = bootstrap_interval([c["char_errors"] for c in counts], [c["chars"] for c in counts])
+def _score(
+    run: RunDir, method: str, split: str, exit: str, references: Mapping[str, Reference], rule: str
+) -> dict[str, Any]:
+    """Write recogs-, errs-, cers-, breakdown-, ref-, hyp- and utterances- files; returns the result row's figures."""
+    normalize = scoring_rule(rule)
+    scored = score_utterances(run.hypotheses(method, split, exit), references, normalize)
+    folder, stem = run.decoded(method), f"{split}-{exit}"
+    words = [(u.cut_id, u.reference.text.split(), u.hypothesis.split()) for u in scored]
+    chars = [(u.cut_id, characters(u.reference.text), characters(u.hypothesis)) for u in scored]
+    write_recogs(folder / f"recogs-{stem}.txt", words)
+    stats = write_errs(folder / f"errs-{stem}.txt", words)
+    cer = write_errs(folder / f"cers-{stem}.txt", chars)
+    write_breakdown(folder / f"breakdown-{stem}.tsv", scored)
+    write_trn(folder / f"ref-{stem}.trn", folder / f"hyp-{stem}.trn", scored)
+    write_jsonl(run.utterances(method, split, exit), (u.row() for u in scored))
+    low, high = bootstrap_interval([u.words.errors for u in scored], [u.words.words for u in scored])
+    cer_low, cer_high = bootstrap_interval([u.chars.errors for u in scored], [u.chars.words for u in scored])
     return {
-        "utterances": len(words),
+        "normalize": rule,
+        "utterances": len(scored),
+        "failed": [u.cut_id for u in scored if u.failure],
         "words": stats.words,
         "wer": round(stats.rate, 2),
         "wer_low": round(low, 2),
@@ -94,32 +104,25 @@ def _score(run: RunDir, method: str, split: str, exit: str, texts: Mapping[str, 
         "cer": round(cer.rate, 2),
         "cer_low": round(cer_low, 2),
         "cer_high": round(cer_high, 2),
+        "ser": round(sentence_error_rate([u.words for u in scored]), 2),
+        **oracle_figures(run.nbest(method, split, exit), scored, normalize),
     }
 
 
-def _counts(cut_id: str, reference: str, hypothesis: str) -> dict[str, Any]:
-    """What a paired comparison needs of an utterance."""
-    words = utterance_errors(reference.split(), hypothesis.split())
-    chars = utterance_errors(characters(reference), characters(hypothesis))
-    return {
-        "cut_id": cut_id,
-        "word_errors": words.errors,
-        "words": words.words,
-        "char_errors": chars.errors,
-        "chars": chars.words,
-    }
+def describe(row: dict[str, Any]) -> str:
+    """A result row in a line."""
+    rates = {"WER": "wer", "CER": "cer", "SER": "ser", "oracle WER": "oracle_wer"}
+    shown = "  ".join(f"{name} {row[key]:.2f}" for name, key in rates.items() if key in row)
+    failed = f"  ({len(row['failed'])} failed, counted as deleted: {' '.join(row['failed'])})" if row["failed"] else ""
+    return f"{row['split']} {row['exit']} {row['decoder']}: {shown}{failed}"
 
 
 def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
     """The options that a search was made with, from its marker."""
     marker = run.hypotheses_marker(method, split, exit)
-    try:
-        held = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{run.hypotheses(method, split, exit)} is not whole ({marker.name} is missing): run stage 4"
-        ) from None
-    return {key: value for key, value in held.items() if not key.startswith("file ")}
+    if not marker.is_file():
+        raise UserError(f"{run.hypotheses(method, split, exit)} is not whole ({marker.name} is missing): run stage 4")
+    return {key: value for key, value in read_json(marker).items() if not key.startswith("file ")}
 
 
 def decoder_agreement(run: RunDir, split: str, exit: str, first: str, second: str) -> float:

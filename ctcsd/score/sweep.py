@@ -18,6 +18,7 @@ from ctcsd.decode.search import search
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.score.wer import characters, wer
+from ctcsd.text.normalize import scoring_rule
 
 Setting = dict[str, str]  # option -> value, as written
 
@@ -58,17 +59,19 @@ def sweep(
     settings: Sequence[tuple[Setting, dict[str, Any]]],
     texts: Mapping[str, str],
     jobs: int,
+    rule: str = "none",
 ) -> list[Point]:
     """Search with every setting, `jobs` processes at a time; the first alone, since it may build a graph.
 
     Args:
         settings: (setting, the search's options with it).
         texts: cut id -> reference.
+        rule: the text normalisation of reference and hypothesis, one of SCORING_RULES.
 
     Raises:
-        UserError: as `search`, or the archive is not of these cuts.
+        UserError: as `search`, an unknown rule, or the archive is not of these cuts.
     """
-    work = partial(evaluate, archive, lang_dir, method, texts=texts)
+    work = partial(evaluate, archive, lang_dir, method, texts=texts, rule=rule)
     points = [work(*settings[0])]
     bar = partial(tqdm, total=len(settings), initial=1, desc=method, unit="setting", leave=False, disable=None)
     if jobs <= 1 or len(settings) == 1:
@@ -78,9 +81,16 @@ def sweep(
 
 
 def evaluate(
-    archive: Path, lang_dir: Path, method: str, setting: Setting, options: dict[str, Any], texts: Mapping[str, str]
+    archive: Path,
+    lang_dir: Path,
+    method: str,
+    setting: Setting,
+    options: dict[str, Any],
+    texts: Mapping[str, str],
+    rule: str = "none",
 ) -> Point:
     """The error rates of one setting."""
+    normalize = scoring_rule(rule)
     reader = PosteriorReader(archive, lang_dir)
     start = time.monotonic()
     found = {h.cut_id: h.text for h in search(reader, lang_dir, method, **options)}
@@ -88,8 +98,9 @@ def evaluate(
     if set(found) != set(texts):
         raise UserError(f"the archive {archive} is not of the cuts that are scored: run stage 4")
     frames = sum(row["array"]["shape"][0] for row in reader.rows())
-    words = wer((text.split(), found[cut_id].split()) for cut_id, text in texts.items())
-    chars = wer((characters(text), characters(found[cut_id])) for cut_id, text in texts.items())
+    pairs = [(normalize(text), normalize(found[cut_id])) for cut_id, text in texts.items()]
+    words = wer((reference.split(), hypothesis.split()) for reference, hypothesis in pairs)
+    chars = wer((characters(reference), characters(hypothesis)) for reference, hypothesis in pairs)
     return Point(setting, words.rate, chars.rate, seconds / max(frames * reader.frame_shift, 1e-9))
 
 

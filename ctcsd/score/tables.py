@@ -56,6 +56,8 @@ def _cells(dev: Sequence[Row], test: Sequence[Row]) -> dict[str, str]:
         "dev WER": _rate(dev, "wer"),
         "test WER": _rate(test, "wer"),
         "test CER": _rate(test, "cer"),
+        "test SER": _mean(test, "ser", "{:.1f}"),
+        "oracle WER": _mean(test, "oracle_wer", "{:.1f}"),
         "agreement": _agreement(test, ""),
         "ref. agreement": _agreement(test, "ref_"),
         "spike offset": _mean(test, "spike_offset_ms", "{:.0f} ms"),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import kaldialign
 
 
-@dataclass(frozen=True)
-class WerStats:
+class WerStats(NamedTuple):
     """Counts over a corpus; `words` are those of the reference."""
 
     errors: int
@@ -32,8 +31,17 @@ def wer(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> WerStats:
     Each side is a sequence of words, or of characters for CER (see `characters`); a plain string is refused, for
     it would silently be counted by characters.
     """
-    counts = [utterance_errors(reference, hypothesis) for reference, hypothesis in pairs]
-    return WerStats(*(sum(getattr(c, name) for c in counts) for name in ("errors", "ins", "dels", "subs", "words")))
+    return total(utterance_errors(reference, hypothesis) for reference, hypothesis in pairs)
+
+
+def total(counts: Iterable[WerStats]) -> WerStats:
+    """The counts of many utterances together."""
+    return WerStats(*map(sum, zip(WerStats(0, 0, 0, 0, 0), *counts)))
+
+
+def sentence_error_rate(counts: Sequence[WerStats]) -> float:
+    """Utterances with an error, in percent of all."""
+    return 100.0 * sum(c.errors > 0 for c in counts) / max(len(counts), 1)
 
 
 def utterance_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> WerStats:

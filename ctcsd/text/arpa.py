@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import lines_of
+from ctcsd.text.files import lines_of, replacing
 from ctcsd.text.ngram import BOS, EOS, UNK, NgramModel
 
 _FIELDS = re.compile(r"[ \t]+")  # str.split would cut a word at a no-break space
@@ -23,9 +23,8 @@ UNKNOWN_MISSING = -100.0  # what KenLM gives an unknown word where the model has
 
 
 def write_arpa(model: NgramModel, path: Path) -> None:
-    """Write a model with seven decimals; a killed command leaves no half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as out:
+    """Write a model with seven decimals, whole or not at all."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as out:
         out.write("\\data\\\n" + "".join(f"ngram {n}={count}\n" for n, count in enumerate(model.counts, start=1)))
         names: list[str] = []
         for n, table in enumerate(model.tables, start=1):
@@ -38,7 +37,28 @@ def write_arpa(model: NgramModel, path: Path) -> None:
                 backoff = "" if backoffs is None else f"\t{backoffs[i]:.7f}"
                 out.write(f"{probabilities[i]:.7f}\t{names[i]}{backoff}\n")
         out.write("\n\\end\\\n")
-    partial.replace(path)
+
+
+def copy_arpa(source: Path, target: Path) -> list[str]:
+    """Copy an ARPA file, plain or .gz, in lower case; returns its words.
+
+    Raises:
+        UserError: as `lines_of`, not a whole ARPA file, or words that differ by their case alone.
+    """
+    words, section = [], ""
+    with replacing(target) as partial, open(partial, "w", encoding="utf-8") as out:
+        for line in lines_of(source):
+            line = line.lower()
+            if line.startswith("\\"):
+                section = line.strip()
+            elif section == "\\1-grams:" and line:
+                words.append(_FIELDS.split(line)[1])
+            out.write(f"{line}\n")
+        if section != "\\end\\" or not words:
+            raise UserError(f"{source}: not a whole ARPA file")
+        if len(set(words)) < len(words):
+            raise UserError(f"{source}: some of its words differ by their case alone, and ctcsd knows lower case only")
+    return [word for word in words if word not in (BOS, EOS, UNK)]
 
 
 class Arpa:

@@ -1,11 +1,15 @@
-"""Text files, plain or gzipped, and symbol tables: every error is one line that names the file and the line."""
+"""Reading and writing files: each error is one line that names the file; what is written is whole or not there."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ctcsd.errors import UserError
 
@@ -30,6 +34,60 @@ def lines_of(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
 
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a text file, one per line.
+
+    Raises:
+        UserError: as `lines_of`, or a line that is no JSON object.
+    """
+    for number, line in enumerate(lines_of(path), start=1):
+        yield _json_object(line, f"{path}: line {number}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; raises UserError as `lines_of`, or where it holds anything else."""
+    return _json_object("\n".join(lines_of(path)), str(path))
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is not a JSON object")
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a hidden file to write; it becomes `path` when the block ends, and is removed where that fails.
+
+    Raises:
+        UserError: the system refuses (full disk, no permission): `path` is as it was before.
+    """
+    partial = path.with_name(f".partial.{path.name}")  # endings say what is in a file, so they stay
+    try:
+        with writing(path):
+            yield partial
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write a file, or the files of a folder, into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:  # of a full disk it names no file
+        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def read_symbols(path: Path) -> list[str]:
     """The symbols, by id, of a table in Kaldi's and k2's format: `SYMBOL ID` per line, ids 0, 1, 2 and so on.
 
@@ -41,7 +99,7 @@ def read_symbols(path: Path) -> list[str]:
         if not line:
             continue
         symbol, _, index = line.rpartition(" ")
-        if not symbol or index != str(len(symbols)):
+        if symbol.split() != [symbol] or index != str(len(symbols)):
             raise UserError(f"{path}: line {number} should read 'SYMBOL {len(symbols)}'")
         symbols.append(symbol)
     return symbols

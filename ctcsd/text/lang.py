@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ctcsd.errors import UserError
-from ctcsd.text.arpa import write_arpa
-from ctcsd.text.files import lines_of
+from ctcsd.text.arpa import copy_arpa, write_arpa
+from ctcsd.text.files import lines_of, writing
 from ctcsd.text.lexicon import lexicon_lines, spell, word_lines
 from ctcsd.text.ngram import estimate
 from ctcsd.text.tokenizer import Tokenizer, TokenTable, train_bpe, train_chars
@@ -25,12 +26,13 @@ def make_lang(
     lm_order: int = 3,
     lm_text: Path | None = None,
     lm_prune: Sequence[int] = (),
+    lm_arpa: Path | None = None,
 ) -> TokenTable:
     """Write a lang dir; all or nothing.
 
     `tokens.txt`, `text` (what the units were made from) and, for BPE, `bpe.model`; `words.txt` and `lexicon.txt` (the
     words of the texts and of `lm_text`, spelt with the tokens); and, unless lm_order is 0, `lm.arpa`, estimated from
-    the texts and the lines of `lm_text`, whose words that the tokens cannot spell are <unk>.
+    the texts and the lines of `lm_text`, whose words that the tokens cannot spell are <unk>; or copied from `lm_arpa`.
 
     Raises:
         UserError: an unknown unit, no text, a BPE size that does not fit the text, as `estimate`, or no lm_text.
@@ -42,10 +44,11 @@ def make_lang(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        table = train_chars(texts) if unit == "char" else train_bpe(texts, vocab_size, partial / "bpe.model")
-        (partial / "tokens.txt").write_text(table.text, encoding="utf-8")
-        (partial / "text").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-        _write_words_and_lm(partial, texts, lm_order, lm_text, lm_prune)
+        with writing(lang_dir):
+            table = train_chars(texts) if unit == "char" else train_bpe(texts, vocab_size, partial / "bpe.model")
+            (partial / "tokens.txt").write_text(table.text, encoding="utf-8")
+            (partial / "text").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+            _write_words_and_lm(partial, texts, lm_order, lm_text, lm_prune, lm_arpa)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -55,18 +58,28 @@ def make_lang(
 
 
 def _write_words_and_lm(
-    lang_dir: Path, texts: list[str], lm_order: int, lm_text: Path | None, lm_prune: Sequence[int]
+    lang_dir: Path,
+    texts: list[str],
+    lm_order: int,
+    lm_text: Path | None,
+    lm_prune: Sequence[int],
+    lm_arpa: Path | None,
 ) -> None:
+    given = copy_arpa(lm_arpa, lang_dir / LM_FILE) if lm_arpa and lm_order else []
+
     def sentences() -> Iterator[str]:
         yield from texts
         if lm_text and lm_order:
             yield from lines_of(lm_text)
 
-    lexicon, missing = spell((word for sentence in sentences() for word in sentence.split()), Tokenizer(lang_dir))
+    words = itertools.chain(given, (word for sentence in sentences() for word in sentence.split()))
+    lexicon, missing = spell(words, Tokenizer(lang_dir))
     (lang_dir / "words.txt").write_text(word_lines(lexicon), encoding="utf-8")
     (lang_dir / "lexicon.txt").write_text(lexicon_lines(lexicon), encoding="utf-8")
     print(f"words: {len(lexicon)}" + (f"; {len(missing)} that the tokens cannot spell" if missing else ""), flush=True)
-    if lm_order:
+    if given:
+        print(f"language model: {lm_arpa}", flush=True)
+    elif lm_order:
         model = estimate(sentences(), lm_order, lm_prune, lexicon)
         write_arpa(model, lang_dir / LM_FILE)
         print(f"language model: {model.describe()}", flush=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
+
+from ctcsd.errors import UserError
 
 APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\u02b9\u2032\u00b4`\uff07"), "'")
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
@@ -24,13 +27,13 @@ def alphabet_of(language: str) -> frozenset[str] | None:
     return None if letters is None else frozenset(letters)
 
 
-def normalize(text: str, alphabet: frozenset[str] | None = None) -> str:
+def normalize(text: str, alphabet: frozenset[str] | None = None, digits: bool = False) -> str:
     """Lower-case words separated by single spaces; may be empty.
 
     NFC, lower case, every apostrophe to `'`, everything but letters, apostrophes and combining marks to a space,
     invisible format characters (soft hyphens) removed, apostrophes at word ends stripped. An apostrophe that `alphabet`
     lacks becomes a space. Letters outside the alphabet stay: `outside` finds them, so that a caller can drop the
-    utterance rather than train on a hole.
+    utterance rather than train on a hole. With `digits`, numbers stay too.
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower().translate(APOSTROPHES))
     apostrophe = "'" if alphabet is None or "'" in alphabet else " "
@@ -39,12 +42,27 @@ def normalize(text: str, alphabet: frozenset[str] | None = None) -> str:
         category = unicodedata.category(char)
         if char == "'":
             kept.append(apostrophe)
-        elif category[0] in "LM":
+        elif category[0] in "LM" or (digits and category[0] == "N"):
             kept.append(char)
         elif category != "Cf":
             kept.append(" ")
     words = (word.strip("'") for word in "".join(kept).split())
     return " ".join(word for word in words if word)
+
+
+# Score alike, by name: what is done to reference and hypothesis before they are compared.
+SCORING_RULES: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "lower": lambda text: unicodedata.normalize("NFC", text).lower(),
+    "nopunct": lambda text: normalize(text, digits=True),
+}
+
+
+def scoring_rule(name: str) -> Callable[[str], str]:
+    """The rule of that name; raises UserError where there is none."""
+    if name not in SCORING_RULES:
+        raise UserError(f"score.normalize={name}: no such rule; known: {', '.join(SCORING_RULES)}")
+    return SCORING_RULES[name]
 
 
 def outside(normalized: str, alphabet: frozenset[str] | None) -> str:

@@ -36,7 +36,11 @@ class TokenTable:
         path = Path(lang_dir) / "tokens.txt"
         if not path.is_file():
             raise UserError(f"{path}: no such file: run stage 2 to make the lang dir")
-        return cls(read_symbols(path))
+        symbols = read_symbols(path)
+        try:
+            return cls(symbols)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -63,6 +67,9 @@ class Tokenizer:
                 raise UserError(f"{model}: not a sentencepiece model") from None
             if self._pieces.get_piece_size() != len(self.table):
                 raise UserError(f"{model} has {self._pieces.get_piece_size()} pieces, tokens.txt {len(self.table)}")
+            for i, symbol in enumerate(self.table.symbols):
+                if self._pieces.id_to_piece(i) != symbol:
+                    raise UserError(f"{model}: piece {i} is not '{symbol}', as in tokens.txt: run stage 2 again")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text.

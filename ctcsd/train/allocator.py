@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 # From glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -11,11 +12,23 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 def keep_freed_memory() -> bool:
     """Tell glibc to serve large blocks from the heap and not to give them back; False where there is no glibc."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
         return False
     settings = ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 28))
     return all([mallopt(option, value) == 1 for option, value in settings])
+
+
+def give_back_freed_memory() -> None:
+    """Hand what the process has freed back to the system, for those that ask it and not glibc (oneDNN's code)."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Any:
+    """A function of glibc; None where there is none."""
+    try:
+        return getattr(ctypes.CDLL(None), name) if sys.platform.startswith("linux") else None
+    except (OSError, AttributeError):
+        return None

@@ -2,102 +2,121 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ctcsd.config import Config, load_config
 from ctcsd.errors import UserError
-from ctcsd.model import SharedEncoderCtc
+from ctcsd.model import EncoderCtc, make_model
+from ctcsd.text.files import replacing
+from ctcsd.train.resume import damage
 
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"
+METADATA = "ctcsd"  # the entry of a model file's header
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a training checkpoint under a temporary name, flushes it, and renames it."""
+    """Writes a training checkpoint whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            with partial.open("wb") as out:
+            with replacing(path) as partial, partial.open("wb") as out:
                 torch.save(checkpoint, out)
-                out.flush()
-                os.fsync(out.fileno())
-        except RuntimeError as error:  # torch's own word for a full disk
-            partial.unlink(missing_ok=True)
-            raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}; the one before is intact") from None
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        partial.replace(path)
+        except RuntimeError as error:  # torch's own word for a full disk, over the system's
+            why = getattr(error.__context__, "strerror", None) or str(error).splitlines()[0]
+            raise UserError(f"cannot write {path}: {why}; the one before is intact") from None
 
 
-def save_model(model: SharedEncoderCtc, run_dir: Path, fingerprint: str) -> None:
-    """Write `model.safetensors`; its header carries the fingerprint of the token table."""
-    partial = run_dir / f".{MODEL_FILE}.partial"
+def save_model(model: EncoderCtc, run_dir: Path, fingerprint: str) -> None:
+    """Write `model.safetensors`; its header carries the fingerprint of the token table, the sizes, and a checksum.
+
+    A pretrained encoder's description lies beside it, in `backbone/`, so that loading needs no hub.
+    """
+    model.save_description(run_dir)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    made = {"tokens": fingerprint, "model": dataclasses.asdict(model.cfg)}
+    made["sha256"] = _digest(tensors, made)
     try:
-        save_file(tensors, partial, metadata={"format": "ctcsd-1", "tokens": fingerprint})
+        with replacing(run_dir / MODEL_FILE) as partial:  # safetensors writes several entries in a random order
+            save_file(tensors, partial, metadata={METADATA: json.dumps(made, sort_keys=True)})
     except SafetensorError as error:  # a full disk among them
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {run_dir / MODEL_FILE}: {error}") from None
-    partial.replace(run_dir / MODEL_FILE)
 
 
-def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[SharedEncoderCtc, Config]:
+def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[EncoderCtc, Config]:
     """The model of a finished run, in eval mode, and its configuration.
 
     Raises:
-        UserError: the run is not finished, its files are damaged, or its token table is not `fingerprint`'s.
+        UserError: the run is not finished, its files are damaged or do not belong together, or its token table is not
+            `fingerprint`'s.
     """
     path = run_dir / MODEL_FILE
     if not path.is_file():
         raise UserError(f"no trained model at {path}: run stage 3")
     cfg = load_config([run_dir / CONFIG_FILE])
-    model = SharedEncoderCtc(cfg.model)
     try:
-        from safetensors import safe_open
-
         with safe_open(path, framework="pt") as opened:
-            made_for = (opened.metadata() or {}).get("tokens")
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: damaged, or not of {CONFIG_FILE}'s sizes ({str(error).splitlines()[0]})") from None
-    if fingerprint is not None and made_for != fingerprint:
+            metadata = opened.metadata() or {}
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+    if metadata.get("format") == "ctcsd-1":  # before there were checksums
+        made: dict[str, Any] = {"tokens": metadata.get("tokens")}
+    else:
+        made = _checked(path, tensors, metadata, cfg)
+    if fingerprint is not None and made["tokens"] != fingerprint:
         raise UserError(f"{path} was trained with another token table than the lang dir's: use its own, or train again")
+    model = make_model(cfg.model, run_dir)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path}: not of {CONFIG_FILE}'s sizes ({str(error).splitlines()[0]})") from None
     return model.eval(), cfg
 
 
-def start_from(model: SharedEncoderCtc, run_dir: Path) -> int:
-    """Copy the subsampling and the layers that both have from a finished run; heads stay new. Returns the layers.
+def _checked(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], cfg: Config
+) -> dict[str, Any]:
+    """What a model file says of itself; raises UserError where it is damaged or belongs to another configuration."""
+    try:
+        made = json.loads(metadata[METADATA])
+        whole = made.pop("sha256") == _digest(tensors, made)
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged (wrong checksum)")
+    for key, trained in made["model"].items():
+        if getattr(cfg.model, key, trained) != trained:
+            raise UserError(f"{path} was trained with model.{key}={trained}, unlike {path.with_name(CONFIG_FILE)}")
+    return made
 
-    Raises:
-        UserError: no finished run there, or an encoder of other sizes.
-    """
-    source = load_model(run_dir)[0]
-    for key in ("num_mel_bins", "subsampling_channels", "dim", "heads", "ff_mult", "conv_kernel"):
-        theirs, ours = getattr(source.cfg, key), getattr(model.cfg, key)
-        if theirs != ours:
-            raise UserError(f"the encoder of {run_dir} has model.{key}={theirs}, this one {ours}: no start from it")
-    shared = min(len(model.layers), len(source.layers))
-    model.subsampling.load_state_dict(source.subsampling.state_dict())
-    for mine, other in zip(model.layers, source.layers):
-        mine.load_state_dict(other.state_dict())
-    return shared
+
+def _digest(tensors: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> str:
+    """SHA-256 over what a model file says of itself and the tensors, by name."""
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def average_checkpoints(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:
-    """The mean of the parameters under `prefix` of several training checkpoints."""
+    """The mean of the parameters under `prefix` of several training checkpoints; raises UserError at a damaged one."""
     total: dict[str, torch.Tensor] = {}
     for path in paths:
+        if reason := damage(path):
+            raise UserError(f"{path} is damaged ({reason}): delete it and run stage 3 again")
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         for name, value in state.items():
             if name.startswith(prefix):

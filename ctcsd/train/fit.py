@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
-import math
-import resource
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lhotse.cut import Cut
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ctcsd.config import Config, save_config
+from ctcsd.data.batches import by_reason
 from ctcsd.data.datamodule import CorpusDataModule
 from ctcsd.data.features import cuts_file
+from ctcsd.data.report import write_drops
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.errors import UserError
-from ctcsd.lock import locked
-from ctcsd.model import SharedEncoderCtc
+from ctcsd.lock import in_turn, locked
+from ctcsd.model import EncoderCtc, make_model
 from ctcsd.posteriors import MANIFEST, PosteriorReader
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import changed, depends, mark, up_to_date
+from ctcsd.text.files import replacing
 from ctcsd.text.tokenizer import Tokenizer, TokenTable
 from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.checkpoint import (
@@ -36,22 +39,27 @@ from ctcsd.train.checkpoint import (
     average_checkpoints,
     load_model,
     save_model,
-    start_from,
 )
+from ctcsd.train.guards import StepGuard
 from ctcsd.train.infer import posteriors_run
+from ctcsd.train.memory import peak_memory_mib
 from ctcsd.train.method import check, make_objective, resolve_depends
 from ctcsd.train.module import CtcModule
+from ctcsd.train.preflight import Preflight
+from ctcsd.train.processes import check_hardware, ending_together, is_first, one_voice, trainer_options
 from ctcsd.train.progress import EpochLine, bars
 from ctcsd.train.resume import TimedCheckpoint, newest_whole
+from ctcsd.train.unreadable import Unreadable
 
 # What may change without making the same training another one.
 NEUTRAL = {
-    "data": ("test", "workers"),
+    "data": ("test", "workers", "max_bad"),
     "lang": ("lm_order", "lm_text", "lm_prune"),
-    "train": ("save_minutes",),
+    "train": ("save_minutes", "guard", "split_on_oom", "preflight", "devices", "nodes", "strategy", "accumulate"),
 }
 
 
+@one_voice()
 def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     """Stage 3: train unless it was done; go on with an interrupted training of the same configuration.
 
@@ -62,7 +70,7 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         UserError: as `fit`; or the folder holds something else than a run, or what it depends on is not trained.
     """
     resolve_depends(cfg, run_dir)
-    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "decode"}
+    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ("decode", "score")}
     for section, ignored in NEUTRAL.items():
         options[section] = {key: value for key, value in options[section].items() if key not in ignored}
     inputs = [cuts_file(data_dir, cfg, split) for split in (cfg.data.train, cfg.data.dev)] + [lang_dir / "tokens.txt"]
@@ -70,9 +78,14 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         inputs += [Path(other) / name for name in (MODEL_FILE, CONFIG_FILE)] if other else []
     if cfg.distill.archive:
         inputs.append(Path(cfg.distill.archive) / MANIFEST)
+    if (backbone := Path(cfg.model.backbone)).is_dir():
+        inputs += [path for path in sorted(backbone.iterdir()) if path.suffix in (".json", ".safetensors", ".bin")]
     needs = depends(options, inputs)
     done = run_dir / ".done"
     if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
+        return
+    if not is_first():  # that one looks after the folder
+        fit(*_build(cfg, data_dir, lang_dir), run_dir)
         return
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with locked(run_dir.parent / f".{run_dir.name}.lock", f"another training is writing into {run_dir}"):
@@ -108,23 +121,29 @@ def _build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, Corp
     _quieten()
     keep_freed_memory()
     check(cfg)
+    check_hardware(cfg.train)
     L.seed_everything(cfg.seed, verbose=False)
     tokenizer = Tokenizer(lang_dir)
     cfg.model.vocab_size = len(tokenizer.table)
     cfg.model.num_mel_bins = cfg.features.num_mel_bins
-    model = SharedEncoderCtc(cfg.model)
+    model = make_model(cfg.model)
     if cfg.init_from:
-        layers = start_from(model, Path(cfg.init_from))
+        layers = model.start_from(load_model(Path(cfg.init_from))[0], cfg.init_from)
         print(f"the encoder starts from {cfg.init_from} ({layers} layers)", flush=True)
     objective = make_objective(cfg)
     teacher = _teacher(cfg, model, data_dir, lang_dir)
-    data = CorpusDataModule(cfg, data_dir, tokenizer, objective.needs_labels)
+    data = CorpusDataModule(cfg, data_dir, tokenizer, objective.needs_labels, functools.partial(_frames_of, model))
     module = CtcModule(cfg, model, tokenizer.table, objective, teacher)
-    module.total_steps = math.ceil(data.batches_per_epoch() / cfg.train.devices) * cfg.passes
+    module.total_steps = data.batches_per_epoch() * cfg.passes
     return module, data
 
 
-def _teacher(cfg: Config, model: SharedEncoderCtc, data_dir: Path, lang_dir: Path) -> Teacher | None:
+def _frames_of(model: EncoderCtc, cut: Cut) -> int:
+    """Frames of the logits of a cut."""
+    return model.frames(cut.num_samples if model.input_type == "wave" else cut.num_frames)
+
+
+def _teacher(cfg: Config, model: EncoderCtc, data_dir: Path, lang_dir: Path) -> Teacher | None:
     """The teacher of a method; an archive that is not named is made from the checkpoint's highest exit."""
     distill = cfg.distill
     checkpoint, archive = distill.checkpoint, distill.archive
@@ -132,25 +151,31 @@ def _teacher(cfg: Config, model: SharedEncoderCtc, data_dir: Path, lang_dir: Pat
     if distill.teacher == "archive" and checkpoint and not archive:
         exit = list(load_model(Path(checkpoint), fingerprint)[0].exits)[-1]
         split = cfg.data.train
-        posteriors_run(Path(checkpoint), data_dir, lang_dir, cfg, [exit], [split], distill.top_k)
+        with in_turn(Path(checkpoint)):
+            posteriors_run(Path(checkpoint), data_dir, lang_dir, cfg, [exit], [split], distill.top_k)
         archive = str(RunDir(Path(checkpoint)).archive(split, exit, distill.top_k))
     return make_teacher(
         distill.teacher,
         model.exits,
         (lambda: load_model(Path(checkpoint), fingerprint)[0]) if checkpoint else None,
         (lambda: PosteriorReader(Path(archive), lang_dir)) if archive else None,
+        model.input_type,
+        model.frame_shift,
     )
 
 
 def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, Any]:
     """Train, or go on with an interrupted training, and leave the best average of checkpoints in run_dir.
 
-    Writes `config.yaml` (resolved), `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt` and, last,
-    `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
+    Writes `config.yaml` (resolved), `left_out.tsv`, `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt`
+    and, last, `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
     """
     cfg, model, table = module.cfg, module.model, module.table
-    save_config(cfg, run_dir / CONFIG_FILE)
-    (run_dir / "tokens.txt").write_text(table.text, encoding="utf-8")
+    if is_first():
+        save_config(cfg, run_dir / CONFIG_FILE)
+        (run_dir / "tokens.txt").write_text(table.text, encoding="utf-8")
+        with replacing(run_dir / "left_out.tsv") as partial:
+            write_drops(partial, data.dropped)
     folder = run_dir / "checkpoints"
     best = ModelCheckpoint(
         folder,
@@ -166,19 +191,21 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
     line = EpochLine()
+    guard = StepGuard(run_dir, cfg.train)
+    sizes = {"train": len(data.train_cuts), "dev": len(data.dev_cuts)}
+    unreadable = Unreadable(run_dir / "unreadable.tsv", sizes, cfg.data.max_bad)
     trainer = L.Trainer(
         default_root_dir=run_dir,
-        accelerator="auto",
-        devices=cfg.train.devices,
-        precision=_precision(cfg.train.precision),  # type: ignore[arg-type]
+        **trainer_options(cfg.train, module.objective.schedule.pauses or cfg.model.freeze_steps > 0),
         max_epochs=cfg.passes,
-        gradient_clip_val=cfg.train.clip,
-        use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
         check_val_every_n_epoch=cfg.train.evaluate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         callbacks=[
+            *([Preflight(data)] if cfg.train.preflight else []),
+            unreadable,
+            guard,
             line,
             best,
             newest,
@@ -192,13 +219,16 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         plugins=[AtomicCheckpointIO()],
     )
     _announce(cfg, model, data)
+    if not is_first():
+        trainer.strategy.setup_environment()  # waits for the first process, which has prepared the folder by then
     begun = newest_whole(folder)
     if begun:
         print(f"going on from {begun}", flush=True)
-    trainer.fit(module, data, ckpt_path=begun, weights_only=True)
-
-    dev = _keep_best(module, data, trainer, best)
-    save_model(model, run_dir, table.fingerprint)
+    with ending_together(trainer):
+        trainer.fit(module, data, ckpt_path=begun, weights_only=True)
+        dev = _keep_best(module, data, trainer, best)
+    if is_first():
+        save_model(model, run_dir, table.fingerprint)
     result = {
         "corpus": cfg.corpus,
         "method": cfg.method,
@@ -206,16 +236,18 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
         "parameters": {name: model.truncate(name).num_parameters() for name in model.exits},
         "dev": dev,
         "seconds": round(line.seconds, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": peak_memory_mib(),
         "epochs": cfg.passes,
         "init_from": cfg.init_from,
         "train_audio_hours": round(data.train_seconds / 3600, 2),
-        "left_out": data.dropped,
+        "left_out": by_reason(data.dropped),
+        "unreadable": unreadable.count,
+        "bad_steps": guard.bad_steps.count,
         "revision": revision(),
     }
-    partial = run_dir / ".train.json.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.rename(run_dir / "train.json")
+    if is_first():
+        with replacing(run_dir / "train.json") as partial:
+            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -225,6 +257,7 @@ def _keep_best(
     """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error."""
     # By the files themselves: Lightning forgets its list where the run's folder was moved between two starts.
     ranked = sorted(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"), key=lambda p: float(p.stem.split("-cer")[1]))
+    ranked = trainer.strategy.broadcast(ranked)  # the first process may be about to delete one
     tried: list[tuple[float, str, dict[str, torch.Tensor], dict[str, float]]] = []
     # A kill may have left one more than is kept.
     for name, paths in (("average", ranked[: module.cfg.train.average]), ("best", ranked[:1])):
@@ -240,17 +273,9 @@ def _keep_best(
     return metrics
 
 
-def _precision(wanted: str) -> str:
-    """Lightning's name of a precision; `auto` takes bf16 where the hardware multiplies it faster than fp32."""
-    if wanted == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
-        wanted = "bf16" if fast else "32"
-    return {"32": "32-true", "bf16": "bf16-mixed"}[wanted]
-
-
-def _announce(cfg: Config, model: SharedEncoderCtc, data: CorpusDataModule) -> None:
+def _announce(cfg: Config, model: EncoderCtc, data: CorpusDataModule) -> None:
     exits = ", ".join(f"{name} at layer {layer}" for name, layer in model.exits.items())
-    left_out = "; ".join(f"{count} {reason}" for reason, count in data.dropped.items() if count)
+    left_out = "; ".join(f"{count} {reason}" for reason, count in by_reason(data.dropped).items() if count)
     print(
         f"{cfg.method}: {model.num_parameters() / 1e6:.2f} M parameters ({exits}), "
         f"{len(data.train_cuts)} cuts, {data.train_seconds / 3600:.2f} h"
@@ -267,3 +292,4 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view.*")  # of channels-last kernels

@@ -16,10 +16,11 @@ from tqdm import tqdm
 from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, in_order
 from ctcsd.data.features import cuts_file, load_cuts
-from ctcsd.model import SharedEncoderCtc
+from ctcsd.model import EncoderCtc
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import depends, mark, up_to_date
+from ctcsd.text.files import replacing
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
 
@@ -44,8 +45,7 @@ def posteriors_run(
         UserError: the run is not trained, or its token table is not the lang dir's.
     """
     table = TokenTable.load(lang_dir)
-    model, _ = load_model(run, table.fingerprint)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = None
     for split in splits:
         source = cuts_file(data_dir, cfg, split)
         needs = depends({}, [source, run / MODEL_FILE, run / CONFIG_FILE])
@@ -58,6 +58,7 @@ def posteriors_run(
         }
         if not missing:
             continue
+        model = model or _model_of(run, table)
         count = write_posteriors(model, load_cuts(source, stage=1), missing, table, top_k)
         for name in missing:
             mark(markers[name], needs)
@@ -65,7 +66,7 @@ def posteriors_run(
 
 
 def write_posteriors(
-    model: SharedEncoderCtc,
+    model: EncoderCtc,
     cuts: CutSet,
     archives: dict[str, Path],
     table: TokenTable,
@@ -84,10 +85,11 @@ def write_posteriors(
         the number of utterances.
     """
     device = next(model.parameters()).device
-    dataset = CtcDataset()
+    dataset = CtcDataset(input_type=model.input_type)
     with ExitStack() as stack, torch.inference_mode():
         writers = {
-            name: stack.enter_context(PosteriorWriter(path, table, top_k=top_k)) for name, path in archives.items()
+            name: stack.enter_context(PosteriorWriter(path, table, model.frame_shift, top_k))
+            for name, path in archives.items()
         }
         batches = in_order(cuts, max_duration)
         for batch_cuts in tqdm(batches, desc="posteriors", unit="batch", leave=False, disable=None):
@@ -98,6 +100,11 @@ def write_posteriors(
                 for cut_id, length, rows in zip(batch.cut_ids, output.lengths.tolist(), log_probs):
                     writers[name].write(cut_id, rows[:length])
     return len(cuts)
+
+
+def _model_of(run: Path, table: TokenTable) -> EncoderCtc:
+    """The model of a run, on the accelerator where there is one."""
+    return load_model(run, table.fingerprint)[0].to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Sequence[str]) -> None:
@@ -113,7 +120,7 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
     if up_to_date("token priors", marker, needs, targets.values()):
         return
     table = TokenTable.load(lang_dir)
-    model, _ = load_model(run, table.fingerprint)
+    model = _model_of(run, table)
     cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())[:PRIOR_CUTS]
     with tempfile.TemporaryDirectory() as folder:
         archives = {name: Path(folder) / name for name in exits}
@@ -124,6 +131,7 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
                 total += np.exp(log_probs.astype(np.float64)).sum(0)
                 frames += len(log_probs)
             target.parent.mkdir(parents=True, exist_ok=True)
-            np.save(target, (total / frames).astype(np.float32))
+            with replacing(target) as partial:
+                np.save(partial, (total / frames).astype(np.float32))
     mark(marker, needs)
     print(f"token priors: {', '.join(exits)}, over {len(cuts)} training cuts", flush=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ctcsd.config import Config, method_name
+from ctcsd.config import CONFORMER, Config, method_name
 from ctcsd.decode.search import METHODS
 from ctcsd.distill import Objective
 from ctcsd.distill.teacher import OWN, SEPARATE, TEACHERS
 from ctcsd.errors import UserError
 
-PRECISIONS = ("auto", "32", "bf16")
+PRECISIONS = ("auto", "32", "bf16", "fp16")
+STRATEGIES = ("auto", "ddp")
 
 
 def make_objective(cfg: Config) -> Objective:
@@ -25,17 +26,17 @@ def make_objective(cfg: Config) -> Objective:
     layers = cfg.model.layers
     for name, layer in cfg.model.exits.items():
         if not 1 <= layer <= layers:
-            raise UserError(f"{cfg.method}: exit '{name}' at layer {layer}, but the encoder has layers 1 to {layers}")
+            raise UserError(f"exit '{name}' at layer {layer}, but the encoder has layers 1 to {layers}")
     objective = Objective(
         cfg.weights, cfg.model.exits, distill.frames, distill.match, distill.temperature, distill.reduction
     )
     wants_kd = objective.schedule.base["kd"] > 0
     if wants_kd and distill.teacher is None:
-        raise UserError(f"{cfg.method}: weights.kd is above 0, but distill.teacher names nobody: {', '.join(TEACHERS)}")
+        raise UserError(f"weights.kd is above 0, but distill.teacher names nobody: {', '.join(TEACHERS)}")
     if distill.teacher is not None and not wants_kd:
-        raise UserError(f"{cfg.method}: distill.teacher is {distill.teacher}, but weights.kd is 0")
+        raise UserError(f"distill.teacher is {distill.teacher}, but weights.kd is 0")
     if distill.teacher in OWN and OWN[distill.teacher][1] and cfg.augment.views != 2:
-        raise UserError(f"{cfg.method}: distill.teacher: {distill.teacher} needs two views: set augment.views=2")
+        raise UserError(f"distill.teacher: {distill.teacher} needs two views: set augment.views=2")
     return objective
 
 
@@ -45,14 +46,26 @@ def check(cfg: Config) -> None:
     Raises:
         UserError: as `make_objective`, or a value out of its range.
     """
+    try:
+        _check(cfg)
+    except UserError as error:
+        raise UserError(f"{cfg.method}: {error}") from None
+
+
+def _check(cfg: Config) -> None:
     make_objective(cfg)
     train = cfg.train
     positive = {
         "train.epochs": train.epochs,
         "train.average": train.average,
         "train.evaluate_every": train.evaluate_every,
+        "train.devices": train.devices,
+        "train.nodes": train.nodes,
+        "train.accumulate": train.accumulate,
         "augment.views": cfg.augment.views,
         "model.dim": cfg.model.dim,
+        "model.pool": cfg.model.pool,
+        "model.mask_width": cfg.model.mask_width,
         "data.num_buckets": cfg.data.num_buckets,
     }
     for key, value in positive.items():
@@ -60,11 +73,21 @@ def check(cfg: Config) -> None:
             raise UserError(f"{key}={value}: at least 1 is needed")
     if train.evaluate_every > cfg.passes:
         raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
+    if train.strategy not in STRATEGIES:
+        raise UserError(f"no strategy '{train.strategy}'; known: {', '.join(STRATEGIES)}")
     if train.precision not in PRECISIONS:
         raise UserError(f"no precision '{train.precision}'; known: {', '.join(PRECISIONS)}")
-    for method in cfg.decode.methods:
-        if method not in METHODS:
-            raise UserError(f"no search method '{method}' (decode.methods); known: {', '.join(METHODS)}")
+    wanted = "fbank" if cfg.model.backbone == CONFORMER else "wave"
+    if cfg.features.type != wanted:
+        raise UserError(f"model.backbone={cfg.model.backbone} reads features.type={wanted}, not {cfg.features.type}")
+    for key, share in (("model.freeze_steps", cfg.model.freeze_steps), ("model.mask_prob", cfg.model.mask_prob)):
+        if not 0 <= share < 1:
+            raise UserError(f"{key}={share} is a share: at least 0, below 1")
+    for key, methods in (("methods", cfg.decode.methods), ("per_method", cfg.decode.per_method)):
+        for method in methods:
+            if method not in METHODS:
+                raise UserError(f"no search method '{method}' (decode.{key}); known: {', '.join(METHODS)}")
+            cfg.decode.of(method)
 
 
 def resolve_depends(cfg: Config, run_dir: Path) -> None:

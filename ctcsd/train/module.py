@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from ctcsd.config import Config
-from ctcsd.data.augment import spec_augment
 from ctcsd.data.batches import Batch
 from ctcsd.decode.greedy import collapse
 from ctcsd.distill import Objective
-from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import CheckpointTeacher, Teacher
 from ctcsd.errors import UserError
-from ctcsd.model import SharedEncoderCtc
+from ctcsd.model import EncoderCtc
 from ctcsd.score.wer import WerStats, characters, utterance_errors
 from ctcsd.text.tokenizer import TokenTable
+from ctcsd.train.accumulate import Accumulator
+from ctcsd.train.bad_steps import clip, not_finite, skip_where
 from ctcsd.train.optim import make_optimizer
+from ctcsd.train.processes import total, unshared
 
-BAD_STEPS_IN_A_ROW = 10
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 def monitored_exit(exits: dict[str, int]) -> str:
@@ -34,16 +37,24 @@ class CtcModule(L.LightningModule):
     """The model, its objective and its dev error; a separate teacher is kept out of the checkpoints."""
 
     def __init__(
-        self, cfg: Config, model: SharedEncoderCtc, table: TokenTable, objective: Objective, teacher: Teacher | None
+        self, cfg: Config, model: EncoderCtc, table: TokenTable, objective: Objective, teacher: Teacher | None
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # training_step does it all, so that it can go through a batch in pieces
         self.cfg, self.model, self.table, self.objective = cfg, model, table, objective
         self._teacher = teacher
+        split = cfg.train.split_on_oom and cfg.train.devices * cfg.train.nodes == 1
+        self.accumulate = Accumulator(model, objective, teacher, cfg.augment, split, cfg.train.accumulate, total)
+        self.accumulate.hold = self._hold
         self.total_steps = 1
-        self.audio_seconds = 0.0
-        self.done_batches = 0  # of the current epoch: a resumed one starts behind them
-        self._bad_steps = 0
+        self._seconds: Tensor | float = 0.0  # since the start; on the device of the batches
+        self.done_batches = 0  # of the current epoch: a resumed one goes on behind them
         self._errors: dict[str, list[tuple[WerStats, WerStats]]] = {}
+
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio that went through since the start."""
+        return float(self._seconds)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = make_optimizer(self.model, self.cfg.train, self.total_steps)
@@ -71,38 +82,64 @@ class CtcModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Every step draws from its own seed: a resumed run goes on as if never stopped, whatever drew before it.
         torch.manual_seed((self.cfg.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
+        if self.cfg.model.freeze_steps:
+            self.model.freeze_encoder(self.global_step < self.cfg.model.freeze_steps * self.total_steps)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
         self.done_batches += 1
-        self.audio_seconds += float(batch.lengths.sum()) / 100.0
-        batch = batch.repeated(self.cfg.augment.views)
-        outputs = self.model(spec_augment(batch.features, batch.lengths, self.cfg.augment), batch.lengths)
-        teacher = self._teacher(batch.features, batch.lengths, batch.cut_ids, outputs) if self._teacher else None
-        labels = None
-        if batch.targets is not None and batch.target_lengths is not None:
-            labels = Labels(batch.targets, batch.target_lengths)
+        if not batch.cut_ids:
+            if self.trainer.world_size > 1:
+                raise UserError("no cut of a batch could be read, for which the other processes cannot wait: see above")
+            return None
         progress = min(self.global_step / self.total_steps, 1.0)
         weights = self.objective.schedule.at(self.current_epoch + 1, self.cfg.passes, progress)
-        loss, parts = self.objective(outputs, labels, teacher, weights)
-        if not torch.isfinite(loss):
-            self._bad_steps += 1
-            if self._bad_steps >= BAD_STEPS_IN_A_ROW:
-                raise UserError(
-                    f"the loss was not finite {BAD_STEPS_IN_A_ROW} steps in a row (last cut: {batch.cut_ids[0]}); "
-                    "lower train.lr or train.clip"
-                )
-            return None
-        self._bad_steps = 0
-        size = len(batch.cut_ids)
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
-        for name, value in parts.items():
-            self.log(f"train/{name}", value, on_step=False, on_epoch=True, batch_size=size)
-        return loss
+        # DDP takes the mean of the gradients, but each process's loss is a summand of the batch's.
+        summands = self.accumulate(batch, weights, lambda loss: self.manual_backward(self.trainer.world_size * loss))
+        loss, parts, utterances = self._totals(batch, *summands)
+        bad, norm = self._update(loss)
+        self._log_losses(loss, parts, bad, utterances * self.cfg.augment.views)
+        return {"loss": loss, "norm": norm, "bad": bad, "parts": parts}
+
+    def _totals(self, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, its parts, and the utterances of a batch over all processes; their audio is counted."""
+        counted = 0.0 if batch.stand_in else 1.0
+        sizes = [counted * loss.new_tensor(len(batch.cut_ids)), counted * batch.lengths.sum() / batch.rate]
+        values = total(torch.stack([value.float() for value in (loss, *parts.values(), *sizes)]))
+        self._seconds = self._seconds + values[-1]
+        return values[0], dict(zip(parts, values[1:])), values[-2]
+
+    def _hold(self) -> AbstractContextManager[Any]:
+        return unshared(self.trainer.strategy)
+
+    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The optimizer's step; returns whether loss or gradient is not finite, so that it is void, and the norm."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer) and isinstance(scheduler, LRScheduler)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:  # of fp16
+            scaler.unscale_(optimizer.optimizer)
+        norm = clip((p for group in optimizer.param_groups for p in group["params"]), self.cfg.train.clip)
+        bad = not_finite(loss, norm)
+        skip_where(optimizer.optimizer, bad)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        return bad, norm
+
+    def _log_losses(self, loss: Tensor, parts: dict[str, Tensor], bad: Tensor, size: Tensor) -> None:
+        """The loss of each step as it is; in the means of an epoch, a step that was skipped weighs nothing."""
+        self.log("loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        weight: Any = (size * (1 - bad)).long()
+        for name, value in {"loss_epoch": loss, **{f"train/{name}": value for name, value in parts.items()}}.items():
+            finite = value.float().nan_to_num(0.0, 0.0, 0.0)
+            self.log(name, finite, prog_bar=name == "loss_epoch", on_step=False, on_epoch=True, batch_size=weight)
 
     def on_validation_epoch_start(self) -> None:
         self._errors = {name: [] for name in self.model.exits}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch.stand_in or not batch.cut_ids:
+            return
         for name, output in self.model(batch.features, batch.lengths).items():
             paths = output.logits.argmax(-1).cpu().numpy()
             for path, length, text in zip(paths, output.lengths.tolist(), batch.texts):
@@ -117,11 +154,9 @@ class CtcModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for name, counts in self._errors.items():
             for index, unit in enumerate(("wer", "cer")):
-                sums = torch.tensor(
-                    [[c[index].errors, c[index].words] for c in counts], dtype=torch.float32, device=self.device
-                ).sum(0)
-                errors, words = self.trainer.strategy.reduce(sums, reduce_op="sum")
-                rate = 100.0 * errors / words.clamp(min=1.0)
+                sums = sum(c[index].errors for c in counts), sum(c[index].words for c in counts)
+                errors, words = total(torch.tensor(sums, device=self.device))
+                rate = 100.0 * errors / words.clamp(min=1)
                 self.log(f"dev_{unit}/{name}", rate, prog_bar=unit == "wer", rank_zero_only=False)
                 if name == monitored_exit(self.model.exits):
                     self.log(f"dev_{unit}", rate)

@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ctcsd.config import TrainConfig
+from ctcsd.model.exits import HEADS, EncoderCtc
+
+LAYER = re.compile(r"(?:backbone\.encoder\.)?layers\.(\d+)\.")  # the parameters of layer n + 1
 
 
-def make_optimizer(model: nn.Module, cfg: TrainConfig, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Weight decay falls on matrices and kernels only, not on biases and norms (the usual split)."""
-    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), fused=True)
+def make_optimizer(model: EncoderCtc, cfg: TrainConfig, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Weight decay falls on matrices and kernels only, not on biases and norms (the usual split).
+
+    The learning rate falls with the depth: lr at the heads, lr * layer_decay at the highest layer, and so on down to
+    what comes before the first (as BERT-like models are fine-tuned, 1801.06146).
+    """
+    top, decay = max(model.exits.values()), cfg.weight_decay
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            below = 0 if cfg.layer_decay == 1.0 else top + 1 - _depth(name, top)
+            groups.setdefault((below, parameter.ndim <= 1), []).append(parameter)
+    settings = [
+        {"params": groups[key], "lr": cfg.lr * cfg.layer_decay ** key[0], "weight_decay": 0.0 if key[1] else decay}
+        for key in sorted(groups)
+    ]
+    optimizer = torch.optim.AdamW(settings, lr=cfg.lr, betas=(0.9, 0.98), fused=True)
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, cfg.warmup, cfg.final_lr))
+
+
+def _depth(name: str, top: int) -> int:
+    """The layer that a parameter belongs to, counted from 1: 0 before the first, top + 1 at the heads."""
+    if name.startswith(HEADS):
+        return top + 1
+    found = LAYER.match(name)
+    return int(found[1]) + 1 if found else 0
 
 
 def lr_factor(step: int, total_steps: int, warmup: float, final: float) -> float:

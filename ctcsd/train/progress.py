@@ -26,7 +26,7 @@ class EpochLine(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start = time.monotonic()
-        self._audio = pl_module.audio_seconds  # type: ignore[assignment]
+        self._audio = float(pl_module.audio_seconds)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.monotonic()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
+import stat
 import subprocess
+import tarfile
 
 import pytest
 
@@ -140,13 +143,55 @@ def test_unpack_and_members(deb, tmp_path):
     for name, problem in (
         ("../given.deb", "not a path inside"),
         ("/etc/passwd", "not a path inside"),
-        ("usr/share/speech/link", "a link where"),
-        ("usr/share/linked/a.wav", "a link where"),
+        ("usr/share/speech/link", "not in the package"),
+        ("usr/share/linked/a.wav", "not in the package"),
         ("usr/share/speech", "not in the package"),
         ("usr/none", "not in the package"),
     ):
         with pytest.raises(UserError, match=problem):
             member(folder, name)
+
+
+EVIL = {
+    "a name that climbs out": ("../out.txt", tarfile.REGTYPE, ""),
+    "an absolute name": ("/{tmp}/out.txt", tarfile.REGTYPE, ""),
+    "a link that leads out": ("link", tarfile.SYMTYPE, "{tmp}"),
+    "a hard link that leads out": ("link", tarfile.LNKTYPE, "{tmp}/secret"),
+    "a device": ("device", tarfile.CHRTYPE, ""),
+    "a pipe": ("pipe", tarfile.FIFOTYPE, ""),
+}
+
+
+@pytest.mark.parametrize("trick", EVIL)
+def test_a_malicious_package_writes_nowhere_else(trick, tmp_path):
+    name, kind, target = (part.format(tmp=str(tmp_path)) if isinstance(part, str) else part for part in EVIL[trick])
+    (tmp_path / "secret").write_text("secret")
+    entries = [tarfile.TarInfo(name), tarfile.TarInfo(f"{name}/out.txt"), tarfile.TarInfo("good.txt")]
+    entries[0].type, entries[0].linkname, entries[0].mode = kind, target, 0o4777
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for entry in entries[:1] + entries[1:] * (kind != tarfile.REGTYPE):
+            entry.size = 4 * entry.isreg()
+            tar.addfile(entry, io.BytesIO(b"evil"))
+    parts = (("debian-binary", b"2.0\n"), ("control.tar.gz", packed.getvalue()), ("data.tar.gz", packed.getvalue()))
+    with open(tmp_path / "evil.deb", "wb") as deb:
+        deb.write(b"!<arch>\n")
+        for part, content in parts:
+            deb.write(f"{part:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
+            deb.write(content + b"\n" * (len(content) % 2))
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    try:
+        unpack(tmp_path / "evil.deb", folder)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and "evil.deb" in str(error)
+    else:
+        assert kind == tarfile.REGTYPE or (folder / "good.txt").read_bytes() == b"evil"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.deb", "secret", "unpacked"]
+    assert (tmp_path / "secret").read_text() == "secret"
+    for path in folder.rglob("*"):
+        assert not path.is_symlink() and (path.is_file() or path.is_dir())
+        assert not path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
 
 
 def test_damaged_package_and_missing_dpkg(deb, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 
 from ctcsd.config import LangConfig
 from ctcsd.data.features import lang_of_corpus
+from ctcsd.errors import UserError
 
 
 def test_made_again_when_an_option_or_an_input_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +35,20 @@ def test_made_again_when_an_option_or_an_input_changes(tmp_path: Path, capsys: p
     assert "further.txt changed" in said(lm_order=2, lm_text=str(further))
     assert "mats " in (lang / "words.txt").read_text(encoding="utf-8")
     assert "lm_prune was [], is [0, 1]" in said(lm_order=2, lm_text=str(further), lm_prune=[0, 1])
+    (tmp_path / "given.arpa").write_bytes(
+        (lang / "lm.arpa").read_bytes().replace(b"mats", b"MATE").replace(b"sat", b"Sat")
+    )
+    assert "lm_arpa was None, is " in said(lm_order=2, lm_arpa=str(tmp_path / "given.arpa"))
+    assert (lang / "lm.arpa").read_bytes() == (tmp_path / "given.arpa").read_bytes().lower()
+    assert "mate " in (lang / "words.txt").read_text(encoding="utf-8")
+    for content, message in (
+        ("\\data\\\n", "not a whole ARPA"),
+        ("\\1-grams:\n-1\ta\n-1\tA\n\\end\\\n", "their case alone"),
+    ):
+        (tmp_path / "odd.arpa").write_text(content)
+        with pytest.raises(UserError, match=message):
+            said(lm_arpa=str(tmp_path / "odd.arpa"))
+    said(lm_order=2, lm_text=str(further), lm_prune=[0, 1])
     (lang / "lexicon.txt").unlink()
     assert "lexicon.txt is gone" in said(lm_order=2, lm_text=str(further), lm_prune=[0, 1])
     assert "lm_order was 2, is 0" in said(lm_order=0) and not (lang / "lm.arpa").exists()

@@ -139,6 +139,7 @@ BAD = [
     ("non-finite samples", "1 of ", {"change": lambda x: np.r_[np.float32("nan"), x]}),
     ("silent audio", " s", {"change": lambda x: np.full_like(x, 0.25)}),
     ("empty text", "...!", {"text": "...!"}),
+    ("control characters in text", "U+0007 U+FFFD in: be\\x07ll \ufffd", {"text": "be\x07ll \ufffd"}),
     ("digits or symbols in text", "47 in: 747 jets", {"text": "747 jets"}),
     ("digits or symbols in text", "& in: this & that", {"text": "this & that"}),
     ("a sound instead of words", "<sneeze>", {"text": "<sneeze>"}),
@@ -177,7 +178,7 @@ def test_clipping_warns_and_overshoot_is_turned_down_not_cut(corpus, tmp_path):
     clipped = altered(corpus[0], name="clipped", change=lambda _: np.clip(loud / share, -1, 1))
     over = Utterance("over", corpus[1].text, "joe", partial(give, 1.5 * corpus[1].load()[0], 11025))
     before = prepare(corpus, tmp_path, "en")["warnings"]["clipped"]
-    report = prepare([*corpus, clipped, over], tmp_path, "en", max_dropped=0.5)
+    report = prepare([*corpus, clipped, over], tmp_path, "en", max_bad=0.5)
     assert report["warnings"]["clipped"] >= before + 1
     quiet, loud_out = (soundfile.read(tmp_path / f"audio/{one}.flac")[0] for one in (corpus[1].id, "over"))
     assert np.abs(loud_out).max() <= 1 and np.corrcoef(quiet, loud_out)[0, 1] > 0.9999
@@ -206,7 +207,7 @@ def test_too_many_drops_is_an_error_and_leaves_the_old_output(corpus, tmp_path):
     prepare(corpus, tmp_path, "en")
     before = snapshot(tmp_path)
     bad = [Utterance(f"bad{n}", "fine", "joe", explode) for n in range(40)]
-    with pytest.raises(UserError, match=r"dropped \(more than 20%\); most often: unreadable audio \(40, such as bad0"):
+    with pytest.raises(UserError, match=r"dropped \(more than 10%\); most often: unreadable audio \(40, such as bad0"):
         prepare([*corpus, *bad], tmp_path, "en")
     after = snapshot(tmp_path)
     assert "bad39\tunreadable audio" in (tmp_path / "dropped.failed.tsv").read_text()
@@ -222,7 +223,7 @@ def test_empty_split_no_utterances_unknown_split(corpus, tmp_path):
         prepare([replace(one, split="train") for one in corpus], tmp_path, "en")
     with pytest.raises(UserError, match="no utterances at all"):
         prepare([], tmp_path, "en")
-    with pytest.raises(UserError, match=r"unknown split 'valid' \(known: train, dev, test\)"):
+    with pytest.raises(UserError, match=r"unknown split 'valid' \(known: train, dev, test, or further"):
         prepare([replace(corpus[0], split="valid")], tmp_path, "en")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dropped.failed.tsv"]
 

@@ -10,7 +10,8 @@ import torch
 from brute_force import LEXICON, Sentences, add_words, readings, small_utterances, token_sequences
 from fakes import random_log_probs
 
-from ctcsd.decode import search
+from ctcsd.decode import search, word_beam
+from ctcsd.decode.words import WordModel
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.text.tokenizer import TokenTable
@@ -53,6 +54,46 @@ def test_with_a_lexicon_against_brute_force(make_archive, lang_dir: Path, lm_sca
         best = max(scores.values())
         assert found.score == pytest.approx(best, abs=1e-4)
         assert scores[tuple(found.text.split()), tuple(found.tokens)] == pytest.approx(best, abs=1e-4)
+
+
+def test_the_list_is_of_different_texts_with_their_parts(make_archive, lang_dir: Path) -> None:
+    lm = Sentences(add_words(lang_dir))
+    utterances = small_utterances(6, 8, most_frames=4)
+    options = {**FULL, "lexicon": True, "lm_scale": 0.7, "word_score": -0.2, "nbest": 5}
+    reader = make_archive(utterances)
+    for (_, log_probs), found in zip(utterances, search(reader, lang_dir, "beam", **options)):
+        expected: dict[str, float] = {}
+        for tokens, (total, _) in token_sequences(log_probs).items():
+            for words in readings(tokens, lang_dir):
+                own = total + 0.7 * lm.log_prob(words) - 0.2 * len(words)
+                expected[" ".join(words)] = max(expected.get(" ".join(words), -np.inf), own)
+        assert 0 < len(found.nbest) <= 5 and len({c.text for c in found.nbest}) == len(found.nbest)
+        assert (found.nbest[0].text, found.nbest[0].total) == (found.text, found.score)
+        for c in found.nbest:
+            assert c.total <= found.score and c.total == pytest.approx(expected[c.text], abs=1e-3)
+            assert c.lm == pytest.approx(lm.log_prob(c.text.split()), abs=1e-4)
+            assert c.total == pytest.approx(c.am + 0.7 * c.lm - 0.2 * len(c.text.split()), abs=1e-4)
+    (plain, *_) = search(reader, lang_dir, "beam", **FULL, nbest=3)
+    assert plain.nbest[0].text == plain.text and all(c.lm == 0.0 for c in plain.nbest)
+
+
+def test_the_scores_that_are_kept_are_those_of_the_model(
+    make_archive, lang_dir: Path, table: TokenTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each token adds is what the model says after it; and starting without them finds the same."""
+    add_words(lang_dir)
+    model = WordModel(table, lang_dir, 0.7, -0.2)
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        state = model.start()
+        for _ in range(8):
+            after = [model.advance(state, token) for token in range(len(table))]
+            np.testing.assert_allclose(model.extension(state, len(table)), [s.value - state.value for s in after])
+            state = after[rng.choice([token for token, s in enumerate(after) if s.readings])]
+    reader = make_archive(small_utterances(7, 12))
+    kept = list(search(reader, lang_dir, "beam", lexicon=True))
+    monkeypatch.setattr(word_beam, "CACHED_SCORES", 0)
+    assert kept == list(search(reader, lang_dir, "beam", lexicon=True))
 
 
 def test_a_small_beam_comes_close(make_archive, lang_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from brute_force import add_words, small_utterances
 from fakes import random_log_probs
 
-from ctcsd.config import Config, DecodeConfig
+from ctcsd.config import Config, DecodeConfig, load_config
 from ctcsd.decode import search
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.decode.run import search_options, search_run
+from ctcsd.decode.search import STATES
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
@@ -139,13 +141,53 @@ def test_a_run_goes_on_past_failures_and_says_so(
     assert not (run.decoded("greedy") / "failed-dev-teacher.txt").exists()
 
 
+def test_a_run_keeps_n_best_lists_and_counts_fallbacks(
+    lang_dir: Path, table: TokenTable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    add_words(lang_dir, "ab a b\n", None)
+    run, cfg = RunDir(tmp_path / "run"), Config()
+    good, bad = np.full((3, 5), -np.inf, np.float32), np.full((3, 5), -np.inf, np.float32)
+    good[[0, 1, 2], [2, 0, 3]] = bad[:, 3] = 0.0
+    for split in ("dev", "test"):
+        with PosteriorWriter(run.archive(split, "teacher"), table) as writer:
+            for cut_id, log_probs in (("u1", good), ("u2", bad), ("u3", good[:0])):
+                writer.write(cut_id, log_probs)
+        run.archive_marker(split, "teacher").write_text("{}")
+    cfg.decode.lexicon, cfg.decode.lm_scale, cfg.decode.nbest = True, 0.0, 4
+    search_run(run.path, lang_dir, cfg, ["teacher"], ["beam"])
+    said = capsys.readouterr().out
+    assert "beam on dev teacher: 3 utterances in" in said and ", 1 by wider beam" in said
+    hypotheses = list(read_hypotheses(run.hypotheses("beam", "dev", "teacher")))
+    assert [h.fallback for h in hypotheses] == [None, "wider beam", None]
+    lists = run.nbest("beam", "dev", "teacher")
+    rows = [json.loads(line) for line in lists.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["u1", "u2", "u3"]
+    assert [row["nbest"][0]["text"] for row in rows] == [h.text for h in hypotheses]
+    assert rows[2]["nbest"] == [{"text": "", "am": 0.0, "lm": 0.0, "total": 0.0}]
+    cfg.decode.nbest = 0
+    search_run(run.path, lang_dir, cfg, ["teacher"], ["beam"])
+    assert not lists.exists()
+
+
 def test_options_of_the_configuration() -> None:
     cfg = DecodeConfig()
     assert search_options("greedy", cfg) == {}
-    assert search_options("wfst", cfg).keys() == {"graph", "lm_scale", "search_beam", "max_active", "max_arcs"}
+    assert search_options("wfst", cfg).keys() == {"graph", "lm_scale", *STATES}
+    assert search_options("k2-rescore", cfg)["rescore_scale"] == search_options("k2-hlg", cfg)["lm_scale"] == 0.5
     assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.5, 0.0)
     cfg.graph, cfg.lexicon = "HL", True
     assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.0, 0.5)
     cfg.prior_scale, cfg.prior = 0.3, "prior.npy"
     assert search_options("greedy", cfg) == {"prior": "prior.npy", "prior_scale": 0.3}
     assert {"beam", "beam_tokens", "lexicon", "word_score"} <= search_options("beam", cfg).keys()
+
+
+def test_options_of_one_method() -> None:
+    given = ["decode.lm_scale=0.7", "decode.per_method.wfst={lm_scale: 1.2, prior_scale: 0.6}"]
+    cfg = load_config(overrides=given).decode
+    assert search_options("greedy", cfg) == {} and search_options("k2-hlg", cfg)["lm_scale"] == 0.7
+    assert (search_options("wfst", cfg)["lm_scale"], search_options("wfst", cfg)["prior_scale"]) == (1.2, 0.6)
+    for wrong in ("{lm_scal: 1}", "{lm_scale: much}", "[1]", "3"):
+        cfg = load_config(overrides=[f"decode.per_method.wfst={wrong}"]).decode
+        with pytest.raises(UserError, match=r"decode.per_method.wfst: "):
+            search_options("wfst", cfg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_wrong_requests_are_one_line(make_archive, lang_dir: Path) -> None:
     assert not list((lang_dir / "graphs").glob("*.fst"))
 
 
-def test_what_the_lexicon_cannot_spell_fails_alone(make_archive, lang_dir: Path) -> None:
+def test_what_the_lexicon_cannot_spell_is_not_lost(make_archive, lang_dir: Path) -> None:
     add_words(lang_dir, "ab a b\n", None)
     good, bad = np.full((3, 5), -np.inf, np.float32), np.full((3, 5), -np.inf, np.float32)
     good[[0, 1, 2], [2, 0, 3]] = bad[:, 3] = 0.0
@@ -167,5 +168,20 @@ def test_what_the_lexicon_cannot_spell_fails_alone(make_archive, lang_dir: Path)
     ]
     for method, options in ways:
         found = list(search(reader, lang_dir, method, **options))
-        assert [(h.text, bool(h.failure)) for h in found] == [("ab", False), ("", True), ("ab", False)]
-        assert "survives the beam" in str(found[1].failure)
+        assert [(h.text, h.fallback) for h in found] == [("ab", None), (found[1].text, "wider beam"), ("ab", None)]
+        assert found[1].text in ("", "ab") and not any(h.failure for h in found)
+
+
+def test_a_word_that_has_only_begun_is_left_out(make_archive, lang_dir: Path) -> None:
+    add_words(lang_dir, "ab a b\nc c\n", None)
+    log_probs = np.full((3, 5), -500.0, np.float32)
+    log_probs[[0, 1, 2], [4, 0, 2]] = 0.0  # "ca"
+    reader = make_archive([("u", log_probs)])
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("wfst", {"graph": "HL", "search_beam": 5.0, "min_active": 0}),
+        ("beam", {"lexicon": True, "lm_scale": 0.0, "beam_threshold": 5.0}),
+    ]
+    for method, options in ways:
+        (found,) = search(reader, lang_dir, method, **options)
+        assert (found.fallback, found.failure) == ("partial path", None)
+        assert found.tokens == [4, 2] and found.text.split()[0] == "c" and found.score > -100.0

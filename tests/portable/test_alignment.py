@@ -194,7 +194,8 @@ def runs(tmp_path: Path, table: TokenTable) -> tuple[RunDir, RunDir]:
     ):
         with PosteriorWriter(archive, table) as writer:
             writer.write("u0", spell(path))
-    record = {"method": "ctc_teacher", "parameters": {"low": 1, "teacher": 2}}
+    record = {"corpus": "toy", "method": "ctc_teacher", "seed": 1, "parameters": {"low": 1, "teacher": 2}}
+    record |= {"seconds": 1.0, "peak_memory_mib": 1, "revision": "abc"}
     (reference.path / "train.json").write_text(json.dumps(record))
     return run, reference
 

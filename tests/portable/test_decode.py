@@ -20,16 +20,26 @@ from ctcsd.text.tokenizer import TokenTable
 
 def test_greedy_is_the_best_path_of_all() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        frames, vocab = rng.integers(1, 6), rng.integers(2, 5)
-        log_probs = random_log_probs(rng, frames, vocab)
-        scored = {path: sum(log_probs[t, v] for t, v in enumerate(path)) for path in paths(frames, vocab)}
-        best = max(scored, key=scored.__getitem__)
-        merged = [v for v, _ in itertools.groupby(best) if v != 0]
-        tokens, at, score = greedy(log_probs)
-        assert tokens == merged
-        assert score == pytest.approx(scored[best], abs=1e-5)
-        assert [best[t] for t in at] == merged
+    for vocab in (2, 3, 4):
+        utterances = [(str(n), random_log_probs(rng, rng.integers(0, 6), vocab)) for n in range(20)]
+        found = dict(greedy(utterances))
+        assert list(found) == [cut_id for cut_id, _ in utterances]
+        for cut_id, log_probs in utterances:
+            all_paths = paths(len(log_probs), vocab)
+            scored = {path: sum(log_probs[t, v] for t, v in enumerate(path)) for path in all_paths}
+            best = max(scored, key=scored.__getitem__)
+            merged = [v for v, _ in itertools.groupby(best) if v != 0]
+            tokens, at, score = found[cut_id][:3]
+            assert tokens == merged
+            assert score == pytest.approx(scored[best], abs=1e-5)
+            assert [best[t] for t in at] == merged
+
+
+def test_greedy_does_not_depend_on_what_else_is_decoded() -> None:
+    """More frames than it takes at once: each utterance comes out as alone."""
+    rng = np.random.default_rng(1)
+    utterances = [(str(n), random_log_probs(rng, rng.integers(0, 1500), 3)) for n in range(30)]
+    assert list(greedy(utterances)) == [next(greedy([utterance])) for utterance in utterances]
 
 
 def paths(frames: int, vocab: int):
@@ -133,5 +143,5 @@ def test_hypotheses_file(tmp_path: Path) -> None:
     assert write_hypotheses(path, rows) == 2
     assert list(read_hypotheses(path)) == rows
     path.write_text(path.read_text(encoding="utf-8") + "{not json\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 3 is not a hypothesis"):
+    with pytest.raises(UserError, match="line 3 is not a JSON object"):
         list(read_hypotheses(path))

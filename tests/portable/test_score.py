@@ -10,7 +10,7 @@ import pytest
 from ctcsd.score import WerStats, wer
 from ctcsd.score.files import write_errs, write_recogs, write_summary
 from ctcsd.score.significance import bootstrap_interval
-from ctcsd.score.wer import characters, utterance_errors
+from ctcsd.score.wer import characters, sentence_error_rate, total, utterance_errors
 
 
 def levenshtein(a: list, b: list) -> int:
@@ -37,14 +37,16 @@ def test_wer_against_levenshtein_over_a_corpus() -> None:
 
 
 def test_wer_is_summed_not_averaged() -> None:
-    stats = wer([(["a"], ["b"]), (["a"] * 9, ["a"] * 9)])
-    assert stats == WerStats(1, 0, 0, 1, 10)
-    assert stats.rate == 10.0
+    counts = [utterance_errors(["a"], ["b"]), utterance_errors(["a"] * 9, ["a"] * 9)]
+    assert total(counts) == WerStats(1, 0, 0, 1, 10)
+    assert total(counts).rate == 10.0
+    assert sentence_error_rate(counts) == 50.0
 
 
 def test_wer_corners() -> None:
     assert wer([]) == WerStats(0, 0, 0, 0, 0)
     assert wer([]).rate == 0.0
+    assert sentence_error_rate([]) == 0.0
     assert wer([([], ["a"])]).rate == float("inf")
     with pytest.raises(TypeError, match="text.split"):
         wer([("a b", "a b")])
@@ -74,15 +76,23 @@ def test_files_in_icefalls_layout(tmp_path: Path) -> None:
         "u1:\tref=['the', 'cat', 'sat']",
         "u1:\thyp=['the', 'bat']",
     ]
-    stats = write_errs(tmp_path / "errs.txt", "test", rows)
+    stats = write_errs(tmp_path / "errs.txt", rows)
     assert (stats.ins, stats.dels, stats.subs, stats.words) == (1, 1, 1, 4)
     lines = (tmp_path / "errs.txt").read_text().splitlines()
     assert lines[0] == "%WER = 75.00"
     assert "1 insertions, 1 deletions, 1 substitutions, over 4 reference words (2 correct)" in lines[1]
     assert "1   cat -> bat" in lines or "1   sat -> bat" in lines
+    assert "u1:\tthe (cat sat->bat)" in lines
     assert any(line.startswith("u2:\t") and "(*->on)" in line for line in lines)
-    write_summary(tmp_path / "summary.txt", [("teacher", 40.0), ("student", 35.25)])
-    assert (tmp_path / "summary.txt").read_text() == "settings\tWER\nstudent\t35.25\nteacher\t40.00\n"
+    figures = {"cer": 20.0, "ser": 80.0, "normalize": "none"}
+    teacher = {"exit": "teacher", "wer": 40.0, "failed": [], **figures}
+    student = {"exit": "student", "wer": 35.25, "failed": ["u1", "u2"], "oracle_wer": 0.0, **figures}
+    write_summary(tmp_path / "summary.txt", [teacher, student])
+    assert (tmp_path / "summary.txt").read_text().splitlines() == [
+        "settings\tWER\tCER\tSER\toracle WER\tfailed\tnormalize",
+        "student\t35.25\t20.00\t80.00\t0.00\tu1 u2\tnone",
+        "teacher\t40.00\t20.00\t80.00\t-\t-\tnone",
+    ]
 
 
 def test_utterance_errors_of_equal_texts() -> None:

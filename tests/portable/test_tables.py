@@ -19,6 +19,7 @@ from ctcsd.score.report import results_report
 from ctcsd.score.run import score_run
 from ctcsd.score.significance import paired_bootstrap
 from ctcsd.score.tables import results_table
+from ctcsd.text.reference import Reference
 
 TEXTS = {"dev": {"d1": "a b c d"}, "test": {"t1": "a b c d", "t2": "e f g h", "t3": "i j"}}
 PERFECT = {**TEXTS["dev"], **TEXTS["test"]}
@@ -57,7 +58,8 @@ def score(tmp_path: Path):
         train = {"corpus": "toy", "method": method, "seed": seed, "parameters": dict.fromkeys(exits, 1_500_000)}
         train.update(seconds=60.0 * seed, peak_memory_mib=100 * seed, revision="abc", **record)
         (run.path / "train.json").write_text(json.dumps(train))
-        score_run(run, TEXTS, decoders, exits)
+        spoken = {split: {cut_id: Reference(text) for cut_id, text in cuts.items()} for split, cuts in TEXTS.items()}
+        score_run(run, spoken, decoders, exits)
         return run
 
     return make

@@ -91,7 +91,7 @@ def test_malformed_lines_are_named(texts, line):
 
 SENTENCES = [f"первое {a} второе {b}" for a in "абвгд" for b in "клмнопрст"]
 TROUBLE = {  # id -> text, samples, rate in Hz, and the reason of its drop
-    "ru_9001": ("Нет записи", None, 16000, "unreadable audio"),
+    "ru_9001": ("Нет записи", None, 16000, "missing audio"),
     "ru_9002": ("Чужая частота", 22050, 22050, "wrong sampling rate"),
     "ru_9003": ("Глава 7", 16000, 16000, "digits or symbols in text"),
     "ru_9004": ("Слово word", 16000, 16000, "character outside the alphabet"),

@@ -51,7 +51,7 @@ def test_new_recipe_prepares_a_folder_of_audio(checkout):
     done = prepare(recipe)
     assert done.returncode == 0, done.stderr
     report = json.loads((recipe / "data/report.json").read_text())
-    assert report["kept"] == 60 and report["dropped_by_reason"] == {"unreadable audio": 1}
+    assert report["kept"] == 60 and report["dropped_by_reason"] == {"missing audio": 1}
 
     (recipe / "corpus/transcripts.tsv").write_text("b/1.wav no tab\n")
     assert "transcripts.tsv, line 1: 1 columns" in one_line(prepare(recipe))

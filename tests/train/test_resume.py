@@ -61,10 +61,11 @@ def test_a_loop_of_kills(small_corpus: Path, tmp_path: Path, request: pytest.Fix
 
 
 def saved(run: Path) -> list[int]:
-    return sorted(path.stat().st_mtime_ns for path in run.glob("checkpoints/*.ckpt"))
+    return sorted(path.stat().st_mtime_ns for path in run.glob("checkpoints/[!.]*.ckpt"))
 
 
 def test_the_newest_whole_checkpoint_counts(tmp_path: Path, capsys) -> None:
+    (tmp_path / ".partial.last.ckpt").write_bytes(b"of a killed training")
     assert newest_whole(tmp_path) is None
     for number, name in enumerate(["epoch000.ckpt", "last.ckpt", "timed.ckpt"]):
         torch.save({"state_dict": {"a": torch.arange(1000.0)}}, tmp_path / name)

@@ -25,8 +25,9 @@ def train(corpus: Path, run: Path, method: str, *overrides: str) -> subprocess.C
 def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "skd"
     done = train(
-        small_corpus, run, "skd", "model.layers=4", "student_layers=2", "data.max_duration=20", "train.epochs=80",
-        "train.lr=2e-3", "augment.time_masks=0", "augment.freq_masks=0", "train.evaluate_every=20", "train.average=1",
+        small_corpus, run, "skd", "model.layers=4", "student_layers=2", "model.dim=96", "data.max_duration=20",
+        "train.epochs=45", "train.lr=3e-3", "augment.time_masks=0", "augment.freq_masks=0",
+        "train.evaluate_every=15", "train.average=1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     dev = json.loads((run / "train.json").read_text())["dev"]
@@ -47,6 +48,8 @@ def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> No
         assert row["wer"] < 10.0, row
         if row["split"] == "dev":
             assert row["wer"] == pytest.approx(dev[f"dev_wer/{row['exit']}"], abs=0.01), "training and stage 5 agree"
+    breakdown = (run / "decode" / "greedy" / "breakdown-dev-student.tsv").read_text().splitlines()
+    assert [line.split("\t")[1:3] for line in breakdown if line.startswith("speaker\t")] == [["joe", "60"]]
     student = PosteriorReader(run / "posteriors" / "test-student")
     both = {cut_id: log_probs for cut_id, log_probs in student}
     shutil.rmtree(run / "posteriors")
@@ -95,7 +98,9 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
         (["model.heads=5"], "must be an even multiple of model.heads=5"),
         (["weights.ramp=abc"], "weights.ramp must be a number"),
         (["train.epochs=0"], "train.epochs=0: at least 1"),
-        (["train.precision=fp16"], "no precision 'fp16'"),
+        (["train.precision=fp8"], "no precision 'fp8'"),
+        (["train.strategy=dp"], "no strategy 'dp'; known: auto, ddp"),
+        (["train.devices=0"], "train.devices=0: at least 1"),
         (["decode.methods=[gredy]"], "no search method 'gredy'"),
         (["decode.methods=[greedy"], "'decode.methods=[greedy'"),
         (["student_layers=9"], "exit 'student' at layer 9"),

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from ctcsd.data.prepare import Utterance, load_file, prepare
+from ctcsd.data.prepare import MAX_BAD, Utterance, load_file, prepare
+from ctcsd.data.recipe import Jobs, MaxBad
 from ctcsd.errors import UserError, one_line_errors
 
 RECIPE = Path(__file__).resolve().parents[1]
@@ -41,7 +42,8 @@ def main(
     ] = None,
     language: Annotated[str, typer.Option(help="Language code; it decides which letters a text may hold.")] = "en",
     out: Annotated[Path, typer.Option(help="Folder for audio, manifests and the report.")] = RECIPE / "data",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode and resample.")] = 2,
+    max_bad: MaxBad = MAX_BAD,
+    jobs: Jobs = 2,
 ) -> None:
     """Prepare a folder of audio files and a table of transcripts for training.
 
@@ -53,7 +55,7 @@ def main(
     with one_line_errors():
         table = transcripts or audio / "transcripts.tsv"
         try:
-            prepare(utterances(audio, table), out, language, jobs=jobs)
+            prepare(utterances(audio, table), out, language, max_bad=max_bad, jobs=jobs)
         except UnicodeDecodeError as error:
             raise UserError(f"{table} is not UTF-8 (byte {error.start})") from error
 

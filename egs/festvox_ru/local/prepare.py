@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from ctcsd.data.debian import fetch_package, member, unpack
-from ctcsd.data.prepare import Utterance, load_file, prepare
+from ctcsd.data.prepare import MAX_BAD, Utterance, load_file, prepare
+from ctcsd.data.recipe import Jobs, MaxBad
 from ctcsd.errors import UserError, one_line_errors
 
 PACKAGE = "festvox-ru"
@@ -48,7 +49,8 @@ def main(
         Path | None,
         typer.Option(help=f"The package {PACKAGE} ({', '.join(CHECKSUMS)}) as a file, where apt cannot fetch it."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode and resample.")] = 2,
+    max_bad: MaxBad = MAX_BAD,
+    jobs: Jobs = 2,
 ) -> None:
     """Prepare festvox_ru: 100 minutes of Russian literature (620 sentences), read by one speaker.
 
@@ -62,7 +64,7 @@ def main(
         package = fetch_package(PACKAGE, CHECKSUMS, out / "download", deb)
         unpack(package, Path(folder))
         texts = member(Path(folder), TEXTS)
-        prepare(utterances(texts), out, "ru", expected_rate=RATE, bounds=BOUNDS, jobs=jobs)
+        prepare(utterances(texts), out, "ru", expected_rate=RATE, bounds=BOUNDS, max_bad=max_bad, jobs=jobs)
 
 
 if __name__ == "__main__":

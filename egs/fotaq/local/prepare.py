@@ -15,7 +15,8 @@ import typer
 from queen import clips
 
 from ctcsd.data.debian import fetch_package, member, unpack
-from ctcsd.data.prepare import Utterance, prepare
+from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
+from ctcsd.data.recipe import Jobs, MaxBad
 from ctcsd.errors import one_line_errors
 
 PACKAGE = "flight-of-the-amazon-queen"
@@ -49,7 +50,8 @@ def main(
         Path | None,
         typer.Option(help=f"The package {PACKAGE} ({', '.join(CHECKSUMS)}) as a file, where apt cannot fetch it."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that decode and resample.")] = 2,
+    max_bad: MaxBad = MAX_BAD,
+    jobs: Jobs = 2,
 ) -> None:
     """Prepare fotaq: 4.5 hours of acted English dialogue (6,500 utterances) from the game Flight of the Amazon Queen.
 
@@ -62,7 +64,7 @@ def main(
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="ctcsd-fotaq-") as folder:
         package = fetch_package(PACKAGE, CHECKSUMS, out / "download", deb)
         unpack(package, Path(folder))
-        prepare(utterances(member(Path(folder), DATA_FILE)), out, "en", expected_rate=RATE, jobs=jobs)
+        prepare(utterances(member(Path(folder), DATA_FILE)), out, "en", expected_rate=RATE, max_bad=max_bad, jobs=jobs)
 
 
 if __name__ == "__main__":

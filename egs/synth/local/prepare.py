@@ -18,7 +18,8 @@ import typer
 from fortunes import sentences
 
 from ctcsd.data.debian import fetch_package, member, unpack
-from ctcsd.data.prepare import Utterance, prepare
+from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
+from ctcsd.data.recipe import MaxBad
 from ctcsd.data.splits import split_of
 from ctcsd.errors import UserError, one_line_errors
 from ctcsd.text.normalize import alphabet_of, normalize
@@ -116,6 +117,7 @@ def main(
         Path | None,
         typer.Option(help=f"The package {PACKAGE} ({', '.join(CHECKSUMS)}) as a file, where apt cannot fetch it."),
     ] = None,
+    max_bad: MaxBad = MAX_BAD,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that speak and resample.")] = 2,
 ) -> None:
     """Make synth: sentences spoken by espeak-ng in 152 voices (English), to start encoders from.
@@ -139,7 +141,7 @@ def main(
         if not sources:
             raise UserError("no texts: give --transcripts, or leave --no-fortunes out")
         texts = choose(sources, held_out, language)
-        prepare(utterances(texts, language, hours), out, language, jobs=jobs)
+        prepare(utterances(texts, language, hours), out, language, max_bad=max_bad, jobs=jobs)
 
 
 if __name__ == "__main__":

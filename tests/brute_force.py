@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from fakes import random_log_probs
-from flashlight.lib.text.decoder.kenlm import KenLM
-from flashlight.lib.text.dictionary import Dictionary
 
 from ctcsd.decode.greedy import collapse
 from ctcsd.text.lexicon import read_lexicon, word_lines
@@ -94,6 +92,9 @@ class Sentences:
     """ln p of sentences by KenLM's reader, which is not the toolkit's."""
 
     def __init__(self, lang_dir: Path) -> None:
+        from flashlight.lib.text.decoder.kenlm import KenLM  # which the k2 interpreter lacks
+        from flashlight.lib.text.dictionary import Dictionary
+
         self.words = list(read_lexicon(lang_dir / "lexicon.txt"))
         self.model = KenLM(str(lang_dir / "lm.arpa"), Dictionary(self.words))
 

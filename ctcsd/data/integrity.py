@@ -1,0 +1,107 @@
+"""What is read back is what was written: features are checked against their checksums, and cuts name files only.
+
+A manifest may come from elsewhere, and lhotse runs what its `command` sources and `kaldiio` keys say: refused here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lhotse import CutSet, Features, validate
+from lhotse.cut import Cut
+from lhotse.dataset.collation import collate_features
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ctcsd.data.checks import SAMPLING_RATE
+from ctcsd.errors import UserError
+
+CHECKSUM = "features_crc32"  # a custom field of cuts; those that other tools made have none
+STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files")
+
+
+def check_cuts(cuts: Iterable[Cut]) -> None:
+    """Raises UserError at a cut that stands twice, is not sound by lhotse's rules, or reads more than plain files."""
+    seen: set[str] = set()
+    for cut in cuts:
+        if cut.id in seen:
+            raise UserError(f"the cut {cut.id} stands twice")
+        seen.add(cut.id)
+        try:
+            if cut.has_recording or cut.has_features:
+                validate(cut)
+            if not all(isinstance(text, (str, type(None))) for text in (cut.id, *(s.text for s in cut.supervisions))):
+                raise ValueError("its id or transcript is not text")
+            sources = [source.type for recording in _parts(cut, "recording") for source in recording.sources]
+            storages = [features.storage_type for features in _parts(cut, "features")]
+        except Exception as error:  # whatever fields of wrong types lead to
+            raise UserError(f"the cut {cut.id} is not sound ({error or type(error).__name__})") from None
+        for kind in {*sources, *storages} - {"file", *STORAGES}:
+            raise UserError(f"the cut {cut.id} reads from '{kind}', not from a file ({', '.join(STORAGES)})")
+
+
+def with_checksums(cuts: CutSet) -> CutSet:
+    """The cuts, each with the checksum of its stored features."""
+    return CutSet.from_cuts(cut.with_custom(CHECKSUM, zlib.crc32(_stored(cut.features))) for cut in cuts)
+
+
+def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
+    """The features of a batch, (N, T, F) float32, and lengths (N,) int32.
+
+    Raises:
+        UserError: features that are missing or damaged.
+    """
+    try:
+        for cut in cuts:
+            wanted = (getattr(cut, "custom", None) or {}).get(CHECKSUM)
+            if wanted is not None and zlib.crc32(_stored(cut.features)) != wanted:
+                raise ValueError("wrong checksum")
+        return collate_features(cuts)
+    except Exception as error:  # without a checksum lilcom and numpy notice first, and raise many things
+        features = _parts(cut, "features")
+        where = features[0].storage_path if features else "a cut set without features"
+        raise UserError(
+            f"{where}: the features of cut {cut.id}, or of another in its batch, are damaged "
+            f"({error or type(error).__name__}): delete them and run stage 1 again"
+        ) from None
+
+
+def read_wave(cuts: CutSet) -> tuple[Tensor, Tensor]:
+    """The audio of a batch, (N, samples) float32, and lengths (N,) int64.
+
+    Raises:
+        UserError: audio that is missing, damaged, of several channels, or not at 16 kHz.
+    """
+    rows = []
+    for cut in cuts:
+        try:
+            audio = torch.from_numpy(cut.load_audio())
+        except Exception as error:  # soundfile, lhotse and the system raise many things
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"the audio of cut {cut.id} cannot be read ({reason})") from None
+        if cut.sampling_rate != SAMPLING_RATE:
+            raise UserError(f"cut {cut.id} is at {cut.sampling_rate} Hz, not {SAMPLING_RATE}: run stage 0 again")
+        if len(audio) != 1:
+            raise UserError(f"cut {cut.id} has {len(audio)} channels, not 1: run stage 0 again")
+        rows.append(audio[0])
+    return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+READERS = {"fbank": read_features, "wave": read_wave}  # by features.type
+
+
+def _parts(cut: Cut, name: str) -> list[Any]:
+    """The recordings, or the features, that a cut or the tracks of a mixed one read."""
+    cuts = [track.cut for track in cut.tracks] if hasattr(cut, "tracks") else [cut]
+    return [part for part in (getattr(one, name, None) for one in cuts) if part is not None]
+
+
+def _stored(features: Features) -> bytes:
+    """The bytes of a cut's features; a lilcom_chunky key is an offset and the lengths of the chunks from there."""
+    offset, *lengths = map(int, features.storage_key.split(","))
+    with open(features.storage_path, "rb") as file:
+        file.seek(offset)
+        return file.read(sum(lengths))

@@ -1,0 +1,126 @@
+"""The papers' configurations with shrunken sizes: model, one batch through loss and backward, greedy decoding."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from backbones import write_backbone
+from console import REPOSITORY, ctcsd
+
+from ctcsd.config import Config, method_config
+from ctcsd.decode.greedy import collapse
+from ctcsd.distill.objective import Labels
+from ctcsd.distill.teacher import Teacher, make_teacher
+from ctcsd.model import EncoderCtc, make_model
+from ctcsd.posteriors import PosteriorReader, PosteriorWriter
+from ctcsd.text.tokenizer import TokenTable
+from ctcsd.train.estimate import sizes
+from ctcsd.train.method import check, make_objective
+
+CONF = REPOSITORY / "egs" / "librispeech" / "conf"
+A, B = CONF / "paper_a", CONF / "paper_b"
+TABLE = TokenTable(["<blk>", "\u2581", "a", "b", "c"])
+LABELS = Labels(torch.tensor([[1, 2, 2], [3, 0, 0]]), torch.tensor([3, 1]))
+IDS = ["x", "y"]
+SMALL = ["model.dim=16", "model.heads=2", "model.conv_kernel=3", "model.subsampling_channels=2"]
+PATTERNS = ["all", "nonblank", *(f"symmetric:{k}" for k in range(1, 7)), "trim", "nonblank_prior:0.5"]
+PATTERNS += [f"threshold:{th}" for th in (0.05, 0.1, 0.2, 0.3)] + [f"random:{b}" for b in (0.25, 0.5, 0.75, 1, 2)]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny checkpoint of as many layers as the one that each configuration names."""
+    folder = tmp_path_factory.mktemp("hub")
+    layers = {"hubert": 12, "wavlm": 12, "hubert-large": 24}
+    return {kind: write_backbone(folder / kind, kind, count) for kind, count in layers.items()}
+
+
+def configuration(file: Path, method: str, *overrides: str) -> Config:
+    cfg = method_config(method, [CONF / "corpus.yaml", file], overrides)
+    check(cfg)
+    cfg.model.vocab_size = len(TABLE)
+    return cfg
+
+
+def batch(model: EncoderCtc) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    if model.input_type == "wave":
+        return torch.randn(2, 12000) * 0.1, torch.tensor([12000, 8000])
+    return torch.randn(2, 75, 80), torch.tensor([75, 50])
+
+
+def step(cfg: Config, teacher: Teacher | None = None, model: EncoderCtc | None = None) -> EncoderCtc:
+    """Forward, loss, backward and decoding of one batch."""
+    model = (model or make_model(cfg.model)).train()
+    model.zero_grad()
+    teacher = teacher or make_teacher(cfg.distill.teacher, model.exits)
+    objective, (features, lengths) = make_objective(cfg), batch(model)
+    outputs = model(features, lengths)
+    posteriors = teacher(features, lengths, IDS, outputs) if teacher else None
+    weights = objective.schedule.at(1, cfg.passes, 0.0)
+    loss, parts = objective(outputs, LABELS if objective.needs_labels else None, posteriors, weights)
+    loss.backward()
+    assert math.isfinite(float(loss.detach())) and float(loss.detach()) != 0.0
+    assert ("kd" in parts) == (objective.schedule.base["kd"] > 0)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients) and any(g.any() for g in gradients)
+    for output in model.eval()(features, lengths).values():
+        for path, length in zip(output.logits.argmax(-1).numpy(), output.lengths.tolist()):
+            assert set(TABLE.text_of(collapse(path[:length])[0])) <= set("abc ")
+    return model
+
+
+@pytest.mark.parametrize("backbone", ["hubert", "wavlm"])
+def test_table_of_paper_a(backbones: dict[str, str], backbone: str) -> None:
+    file, folder = A / f"{backbone}.yaml", f"model.backbone={backbones[backbone]}"
+    top = step(configuration(file, "ctc_teacher", folder))
+    for method in ("ctc", "layer_prune", "guide_ctc", "sfmx_kd", str(A / "skd.yaml"), str(A / "skd_masked.yaml")):
+        for layers in (4, 6, 8, 10) if method.endswith("skd.yaml") else (8,):
+            cfg = configuration(file, method, folder, f"student_layers={layers}")
+            assert cfg.model.exits["student"] == layers and cfg.model.freeze_steps == 0.125
+            separate = cfg.distill.teacher == "checkpoint"
+            assert (cfg.depends == "ctc_teacher") == (separate or method == "layer_prune")
+            teacher = None
+            if separate:
+                exits = cfg.model.exits
+                teacher = make_teacher("checkpoint", exits, lambda: top, None, top.input_type, top.frame_shift)
+            model = step(cfg, teacher)
+            assert len(model.backbone.encoder.layers) == max(cfg.model.exits.values())
+
+
+def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
+    teacher = step(configuration(B / "teacher.yaml", "ctc_teacher", f"model.backbone={backbones['hubert-large']}"))
+    assert teacher.frame_shift == 0.04 and teacher.exits == {"teacher": 24}
+    # A teacher that says something: blank on most frames, then a spike.
+    rows = {cut_id: np.full((frames, 5), -4.0, dtype=np.float32) for cut_id, frames in (("x", 18), ("y", 12))}
+    with PosteriorWriter(tmp_path / "archive", TABLE, teacher.frame_shift) as writer:
+        for cut_id, scores in rows.items():
+            scores[:, 0] = 0.0
+            scores[5:9, 2] = 1.0
+            log_probs = torch.tensor(scores).log_softmax(-1).numpy()
+            writer.write(cut_id, log_probs)
+    student = step(configuration(B / "student.yaml", "ctc", *SMALL))
+    assert len(student.layers) == 12
+    archive = make_teacher("archive", student.exits, None, lambda: PosteriorReader(tmp_path / "archive"))
+    for share, pattern in [*((0.25, pattern) for pattern in PATTERNS), (0.9, "symmetric:2"), (1.0, "symmetric:2")]:
+        method = f"{B / 'kd.yaml'}+weights.lambda={share}+distill.frames={pattern}"
+        cfg = configuration(B / "student.yaml", method, *SMALL)
+        assert cfg.distill.teacher == "archive" and cfg.distill.checkpoint and cfg.depends is None
+        step(cfg, archive, student)
+
+
+def test_the_costs_of_a_table(backbones: dict[str, str]) -> None:
+    files = ["--config", CONF / "corpus.yaml", "--config", A / "hubert.yaml"]
+    done = ctcsd("estimate", *files, "-m", "ctc", "-m", "guide_ctc", f"model.backbone={backbones['hubert']}")
+    assert done.returncode == 0, done.stderr
+    rows = {cells[1].strip(): cells[2:] for line in done.stdout.splitlines() if len(cells := line.split("|")) > 5}
+    assert list(rows) == ["method", "---", "ctc", "ctc_teacher", "guide_ctc"]
+    alone, teacher, distilled = (float(rows[name][1].replace(",", "")) for name in ("ctc", "ctc_teacher", "guide_ctc"))
+    assert alone < distilled < alone + teacher
+    cfg = configuration(A / "hubert.yaml", "ctc", f"model.backbone={backbones['hubert']}")
+    made = make_model(cfg.model)
+    assert sizes(cfg).num_parameters() == made.num_parameters()

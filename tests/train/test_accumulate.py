@@ -1,0 +1,157 @@
+"""A batch in pieces has the gradient of the whole, for every reduction and teacher; one that does not fit is split."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import EXITS, tiny_model
+
+from ctcsd.config import AugmentConfig
+from ctcsd.data.batches import Batch
+from ctcsd.distill import Objective
+from ctcsd.distill.teacher import make_teacher
+from ctcsd.errors import UserError
+from ctcsd.train.accumulate import Accumulator
+
+WEIGHTS = {"ctc_student": 0.4, "ctc_teacher": 0.3, "kd": 0.6}
+FRAMES = (80, 41, 66, 80, 57)
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor(FRAMES)
+    target_lengths = torch.tensor([3, 1, 4, 2, 5])
+    return Batch(
+        torch.randn(len(FRAMES), max(FRAMES), 80, generator=generator),
+        lengths,
+        torch.randint(1, 5, (len(FRAMES), 5), generator=generator),
+        target_lengths,
+        ["t"] * len(FRAMES),
+        list("abcde"),
+    )
+
+
+def accumulator(reduction: str, frames: str, kind: str, split: bool = True) -> Accumulator:
+    views = 2 if "view" in kind else 1
+    model = tiny_model()
+    objective = Objective(WEIGHTS, EXITS, frames, reduction=reduction)
+    teacher = make_teacher(kind, EXITS, lambda: tiny_model(seed=5))
+    return Accumulator(model, objective, teacher, AugmentConfig(views=views), split)
+
+
+def gradient(accumulate: Accumulator, pieces: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradients, and the loss with its parts."""
+    torch.manual_seed(11)
+    accumulate.model.zero_grad()
+    loss, parts = accumulate.in_pieces(*accumulate.masked(batch()), WEIGHTS, pieces, torch.Tensor.backward)
+    grads = {name: p.grad.clone() for name, p in accumulate.model.named_parameters() if p.grad is not None}
+    return grads, {"loss": loss, **{name: parts[name] for name in ("ctc_student", "ctc_teacher", "kd")}}
+
+
+@pytest.mark.parametrize("reduction", ["per_label", "per_frame", "per_utterance", "hilmes"])
+@pytest.mark.parametrize(
+    ("frames", "kind"), [("all", "self"), ("nonblank", "checkpoint"), ("symmetric:1", "self_view")]
+)
+def test_pieces_add_up(reduction: str, frames: str, kind: str) -> None:
+    accumulate = accumulator(reduction, frames, kind)
+    whole, losses = gradient(accumulate, 1)
+    for pieces in (2, 3, 5):
+        grads, also = gradient(accumulate, pieces)
+        torch.testing.assert_close(also, losses, rtol=1e-4, atol=1e-6)
+        assert grads.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(grads[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()), msg=name)
+
+
+def with_little_memory(accumulate: Accumulator, most: int) -> list[int]:
+    """Let the encoder fail on more than `most` frames, padding counted; returns the sizes that it was asked for."""
+    asked: list[int] = []
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        asked.append(inputs[0].size(0) * inputs[0].size(1))
+        if asked[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+
+    accumulate.model.register_forward_pre_hook(check)
+    return asked
+
+
+def test_a_batch_that_does_not_fit_is_split_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = gradient(accumulator("per_label", "all", "self"), 1)
+    accumulate = accumulator("per_label", "all", "self")
+    asked = with_little_memory(accumulate, 100)
+    torch.manual_seed(11)
+    accumulate(batch(), WEIGHTS)
+    assert asked[0] == 5 * 80 and asked[-5:] == list(FRAMES), "whole, in two, in four, and each utterance alone"
+    for name, parameter in accumulate.model.named_parameters():
+        if name in whole:
+            torch.testing.assert_close(
+                parameter.grad, whole[name], rtol=1e-3, atol=1e-4 * float(whole[name].abs().max()), msg=name
+            )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].endswith("set data.max_duration=2; now in 2 pieces")
+
+
+def test_without_leave_to_split_it_is_one_line() -> None:
+    accumulate = accumulator("per_label", "all", "self", split=False)
+    with_little_memory(accumulate, 100)
+    with pytest.raises(
+        UserError,
+        match=r"out of memory on a batch of 5 cuts and 4.0 s .*set data.max_duration=2, or train.split_on_oom=true",
+    ):
+        accumulate(batch(), WEIGHTS)
+    alone = accumulator("per_label", "all", "self")
+    with_little_memory(alone, 10)
+    with pytest.raises(UserError, match="not even one by one"):
+        alone(batch(), WEIGHTS)
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    accumulate = accumulator("per_label", "all", "self")
+    accumulate.model.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        accumulate(batch(), WEIGHTS)
+
+
+# A process that may take 250 MiB more than it has when a batch of 16 x 8 s comes.
+LITTLE_MEMORY = """
+import resource, torch
+from tiny import EXITS, tiny_model
+from test_accumulate import WEIGHTS, long_batch
+from ctcsd.config import AugmentConfig
+from ctcsd.distill import Objective
+from ctcsd.train.accumulate import Accumulator
+torch.set_num_threads(1)
+model = tiny_model(dim=144, heads=4, subsampling_channels=32)
+accumulate = Accumulator(model, Objective(WEIGHTS, EXITS, reduction="per_label"), None, AugmentConfig(), split=True)
+accumulate(long_batch(1, 200), {**WEIGHTS, "kd": 0.0})
+model.zero_grad()
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (250 << 20), -1))
+print(float(accumulate(long_batch(16, 800), {**WEIGHTS, "kd": 0.0})[0]))
+"""
+
+
+def long_batch(count: int, frames: int) -> Batch:
+    sizes = torch.full((count,), frames // 20)
+    targets = torch.randint(1, 5, (count, frames // 20))
+    lengths = torch.full((count,), frames)
+    return Batch(torch.randn(count, frames, 80), lengths, targets, sizes, [], [f"c{n}" for n in range(count)])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_process_that_is_really_out_of_memory() -> None:
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *messages, loss = done.stdout.splitlines()
+    assert messages and all("out of memory on a batch of 16 cuts and 128.0 s" in line for line in messages)
+    assert 0.0 < float(loss) < 100.0
