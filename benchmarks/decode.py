@@ -156,7 +156,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_mib() -> int:
-    """Peak resident memory of this process so far, as Linux tells it (`getrusage` counts the process that started it)."""
+    """Peak resident memory of this process so far, of Linux; `getrusage` counts that of the parent before it too."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 

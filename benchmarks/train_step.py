@@ -40,6 +40,7 @@ class TorchaudioConformer(nn.Module):
         ff = cfg.ff_mult * cfg.dim
         self.encoder = torchaudio.models.Conformer(cfg.dim, cfg.heads, ff, cfg.layers, cfg.conv_kernel, 0.0)
         self.head = nn.Linear(cfg.dim, VOCAB)
+        self.exits = {"only": cfg.layers}  # the optimizer asks
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.front(normalize_utterance(features, frame_mask(lengths, features.size(1))), lengths)

@@ -116,6 +116,7 @@ class PosteriorReader:
         """The manifest's rows: id, frame_shift (seconds), top_k, array, crc32 (archives before it have none)."""
         manifest, seen = self.path / MANIFEST, set()
         for number, row in enumerate(read_json_lines(manifest), start=1):
+            row.setdefault("top_k", 0)  # the first archives did not say
             if not _is_row(row, len(self.table)) or row["id"] in seen:
                 raise UserError(f"{manifest}: line {number} is not the row of another utterance")
             seen.add(row["id"])

@@ -24,6 +24,8 @@ def make_objective(cfg: Config) -> Objective:
     """
     distill = cfg.distill
     layers = cfg.model.layers
+    if not cfg.model.exits:
+        raise UserError("model.exits names no exit: for instance {student: 4}")
     for name, layer in cfg.model.exits.items():
         if not 1 <= layer <= layers:
             raise UserError(f"exit '{name}' at layer {layer}, but the encoder has layers 1 to {layers}")

@@ -142,7 +142,7 @@ def kinds(root: Path) -> dict[str, Kind]:
     def config() -> Any:
         return model(), dataclasses.asdict(load_config([run.path / "config.yaml"]))
 
-    original = model()
+    original, samples = model(), load_file(root / "a.flac")[0]
 
     def method() -> Any:
         cfg = method_config(str(root / "method.yaml"))
@@ -172,7 +172,12 @@ def kinds(root: Path) -> dict[str, Kind]:
         "cuts, repacked": Kind(cuts, batch, lambda b: b[0].ndim == 3 and len(b[2]) == len(set(b[3])), packed=True),
         "features": Kind(data / "fbank80" / "test" / "feats.lca", batch),
         "wav": Kind(root / "a.wav", lambda: load_file(root / "a.wav"), _sound_audio, refusals=(Exception,)),
-        "flac": Kind(root / "a.flac", lambda: load_file(root / "a.flac"), refusals=(Exception,)),
+        "flac": Kind(  # the sampling rate in its header is in no checksum
+            root / "a.flac",
+            lambda: load_file(root / "a.flac"),
+            lambda found: same(found[0], samples) and found[1] > 0,
+            refusals=(Exception,),
+        ),
         "ogg": Kind(root / "a.ogg", lambda: load_file(root / "a.ogg"), _sound_audio, refusals=(Exception,)),
         "tokens.txt": Kind(lang / "tokens.txt", lambda: TokenTable.load(lang).symbols, _unique_words),
         "tokens.txt of an archive": Kind(archive / "tokens.txt", posteriors),
