@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import random_log_probs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ctcsd.decode import search
 from ctcsd.decode.greedy import collapse, greedy
@@ -105,13 +107,19 @@ def test_a_missing_library_is_one_line(
         list(search(make_archive([]), lang_dir, method))
 
 
-def test_archive_round_trip_is_exact(make_archive) -> None:
-    rng = np.random.default_rng(1)
-    utterances = [(f"cut {i}/{i}", random_log_probs(rng, n, 5)) for i, n in enumerate([3, 0, 700, 1])]
-    for (cut_id, log_probs), (read_id, read) in zip(utterances, make_archive(utterances)):
-        assert cut_id == read_id
-        assert read.dtype == np.float32
-        np.testing.assert_array_equal(log_probs, read)
+# A cut may be called anything, and a log-prob be anything that a float32 holds.
+CUT_IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+LOG_PROBS = st.integers(0, 40).flatmap(lambda n: st.binary(min_size=20 * n, max_size=20 * n))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(CUT_IDS, LOG_PROBS, max_size=8))
+def test_archive_round_trip_is_exact(make_archive, utterances: dict[str, bytes]) -> None:
+    written = [(cut_id, np.frombuffer(data, "<f4").reshape(-1, 5)) for cut_id, data in utterances.items()]
+    read = list(make_archive(written))
+    assert [cut_id for cut_id, _ in read] == list(utterances)
+    for (_, log_probs), data in zip(read, utterances.values()):
+        assert log_probs.dtype == np.float32 and log_probs.tobytes() == data
 
 
 def test_a_failed_writer_leaves_the_old_archive(make_archive, tmp_path: Path, table: TokenTable) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctcsd.errors import UserError
 from ctcsd.text.lang import make_lang
+from ctcsd.text.normalize import normalize
 from ctcsd.text.tokenizer import Tokenizer, TokenTable
 
 TEXTS = ["the cat sat on the mat", "a bat and a cat", "that's that", "the man ran", "can a man bat"] * 4
@@ -75,3 +79,14 @@ def test_broken_token_tables(tmp_path: Path, content: str, message: str) -> None
 def test_missing_lang_dir(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run stage 2"):
         TokenTable.load(tmp_path)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_normalised_text_is_words_and_stays_as_it_is(text: str) -> None:
+    once = normalize(text)
+    assert normalize(once) == once == " ".join(once.split())
+    assert all(unicodedata.category(char)[0] in "LM" or char in "' " for char in once)
+    assert not any(word.startswith("'") or word.endswith("'") for word in once.split())
+    for form in ("NFC", "NFD"):
+        assert normalize(unicodedata.normalize(form, text)) == once, "however its accents are written"
