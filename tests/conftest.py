@@ -44,3 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how often the kill-loop kills a training (default 3)")
     parser.addoption("--mutations", type=int, default=40, help="how often each kind of file is damaged (default 40)")
     parser.addoption("--fault-seed", type=int, default=1, help="seed of the damage (default 1)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
