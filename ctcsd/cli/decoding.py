@@ -95,7 +95,7 @@ def sweep(
         settings.append((setting, with_prior(options, RunDir(run), exit)))
     cfg = run_config(run, config, overrides)
     chosen_exits(cfg, [exit])
-    if any("prior" in options for _, options in settings) and cfg.decode.prior is None:
+    if any("prior" in options for _, options in settings) and cfg.decode.of(method).prior is None:
         prior_run(run, data, lang, cfg, [exit])
     spoken = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
     texts = {split: {cut_id: cut.text for cut_id, cut in cuts.items()} for split, cuts in spoken.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +20,12 @@ from ctcsd.data.checks import (
     check_text,
     clipped_share,
     main_script,
+    sound_digest,
 )
 from ctcsd.data.splits import SPLITS
 from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
-from ctcsd.text.files import lines_of
+from ctcsd.text.files import json_object, lines_of
 from ctcsd.text.normalize import alphabet_of, normalize
 
 # The other reasons are warnings: a run goes through, if not well.
@@ -170,13 +169,11 @@ def _items(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
     try:
         for number, line in enumerate(lines_of(file), start=1):
             try:
-                item = json.loads(line)
-            except ValueError:
-                item = None
-            if isinstance(item, dict):
-                yield item
+                item = json_object(line, f"{file}: line {number}")
+            except UserError as error:
+                findings.add(file.name, "damaged manifest", str(error))
             else:
-                findings.add(file.name, "damaged manifest", f"{file}, line {number}: not a JSON object")
+                yield item
     except UserError as error:
         findings.add(file.name, "damaged manifest", str(error))
 
@@ -271,4 +268,4 @@ def _check_sound(sound: Sound, limits: Limits) -> tuple[list[tuple[str, Drop]], 
         elif (share := clipped_share(part)) > limits.warn_clipped:
             drops.append((one.id, Drop("some clipping", f"{share:.1%} of the samples")))
     seconds = sum(one.duration for one in sound.segments)
-    return drops, seconds, hashlib.sha1(f"{rate} ".encode() + mono.tobytes()).hexdigest()
+    return drops, seconds, sound_digest(mono, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter
@@ -149,6 +150,11 @@ def check_signal(mono: np.ndarray, rate: int, characters: int, limits: Limits) -
     if (share := clipped_share(mono)) > limits.max_clipped:
         return Drop("clipped audio", f"{share:.1%} of the samples")
     return None
+
+
+def sound_digest(mono: np.ndarray, rate: int) -> str:
+    """The same for the same samples at the same rate: what makes a duplicate."""
+    return hashlib.sha1(f"{rate} ".encode() + mono.tobytes()).hexdigest()
 
 
 def clipped_share(mono: np.ndarray) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ctcsd.data.checks import (
     check_text,
     clipped_share,
     main_script,
+    sound_digest,
 )
 from ctcsd.data.splits import DEFAULT_BOUNDS, SPLITS, Bounds, check_bounds, is_split, safe_id, split_of
 from ctcsd.data.workers import in_processes
@@ -170,7 +170,7 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     if drop := check_signal(mono, rate, len(task.text), limits):
         return drop
-    digest = hashlib.sha1(f"{rate} ".encode() + mono.tobytes()).hexdigest()
+    digest = sound_digest(mono, rate)
     if task.utterance.source and rate == SAMPLING_RATE and mono.size == samples.size:
         return _Done(digest, (len(mono), clipped_share(mono), 1.0, task.utterance.source.absolute()))
     resampled = mono if rate == SAMPLING_RATE else soxr.resample(mono, rate, SAMPLING_RATE)

@@ -41,15 +41,16 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         UserError: as `lines_of`, or a line that is no JSON object.
     """
     for number, line in enumerate(lines_of(path), start=1):
-        yield _json_object(line, f"{path}: line {number}")
+        yield json_object(line, f"{path}: line {number}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds; raises UserError as `lines_of`, or where it holds anything else."""
-    return _json_object("\n".join(lines_of(path)), str(path))
+    return json_object("\n".join(lines_of(path)), str(path))
 
 
-def _json_object(text: str, where: str) -> dict[str, Any]:
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object that a text is; raises UserError, which names it by `where`, for any other text."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
