@@ -216,7 +216,7 @@ def test_command_counts_lists_and_tells_by_its_exit_code(sound, speech, tmp_path
     done = ctcsd("check-data", tmp_path / "data", "--out", tmp_path / "list.tsv")
     assert done.returncode == 1 and "would stop a run: 2\n" in done.stdout and "warnings: 1\n" in done.stdout
     assert {row.split("\t")[1] for row in (tmp_path / "list.tsv").read_text().splitlines()[1:3]} <= STOPS
-    assert ctcsd("check-data", tmp_path / "nowhere.jsonl").returncode == 1
+    assert ctcsd("check-data", tmp_path / "nowhere.jsonl", "--out", tmp_path / "list.tsv").returncode == 1
     empty = tmp_path / "empty"
     empty.mkdir()
     done = ctcsd("check-data", empty)
