@@ -36,7 +36,8 @@ class WeightSchedule:
     Constants: `{ctc_student: 0.75, kd: 0.25}`, or `{lambda: 0.25}` for the same. The ramp of paper A, `{ramp: 0.3}`,
     multiplies ctc_teacher by 1 - a and ctc_student and kd by a, where a = skd_alpha(floor = ramp), per epoch, or per
     step with `per: step`; constants beside it multiply the ramp (`{ramp: 0.3, kd: 0}` is InterCTC on the ramp).
-    `kd_warmup: w` raises kd linearly from 0 over the first share w of the training.
+    `kd_delay: d` keeps kd at 0 for the first share d of the training, and `kd_warmup: w` raises it linearly from 0 over
+    the share w after that.
 
     Raises:
         UserError: an unknown key (the known ones are named), a negative weight, a lambda outside [0, 1] or beside what
@@ -46,13 +47,13 @@ class WeightSchedule:
     def __init__(self, weights: Mapping[str, Any], exits: Iterable[str]) -> None:
         exits = list(exits)
         terms = [f"ctc_{name}" for name in exits] + ["kd"]
-        known = [*terms, "lambda", "ramp", "per", "shape", "kd_warmup"]
+        known = [*terms, "lambda", "ramp", "per", "shape", "kd_delay", "kd_warmup"]
         for key, value in weights.items():
             if key not in known:
                 raise UserError(f"weights: unknown key '{key}'; known: {', '.join(known)}")
             if key in terms and (not isinstance(value, (int, float)) or value < 0):
                 raise UserError(f"weights.{key} must be a number, 0 or more, not {value!r}")
-        for key in ("lambda", "ramp", "kd_warmup"):
+        for key in ("lambda", "ramp", "kd_delay", "kd_warmup"):
             if not isinstance(weights.get(key, 0.0), (int, float)):
                 raise UserError(f"weights.{key} must be a number, not {weights[key]!r}")
         if "lambda" in weights:
@@ -60,13 +61,16 @@ class WeightSchedule:
         self.floor = weights.get("ramp")
         self.per = weights.get("per", "epoch")
         self.shape = weights.get("shape", "linear")
-        self.kd_warmup = float(weights.get("kd_warmup", 0.0))
+        self.kd_delay, self.kd_warmup = (float(weights.get(key, 0.0)) for key in ("kd_delay", "kd_warmup"))
         default = 0.0 if self.floor is None else 1.0
         self.base = {term: float(weights.get(term, default)) for term in terms}
         if self.per not in ("epoch", "step"):
             raise UserError(f"weights.per must be epoch or step, not {self.per!r}")
-        if not 0.0 <= self.kd_warmup <= 1.0:
-            raise UserError(f"weights.kd_warmup is a share of the training, 0 to 1, not {self.kd_warmup}")
+        if min(self.kd_delay, self.kd_warmup) < 0.0 or self.kd_delay + self.kd_warmup > 1.0:
+            raise UserError(
+                "weights.kd_delay and weights.kd_warmup are shares of the training, together 1 at most, not "
+                f"{self.kd_delay:g} and {self.kd_warmup:g}"
+            )
         if self.floor is not None:
             if not {"student", "teacher"} <= set(exits):
                 raise UserError("weights.ramp needs the exits 'student' and 'teacher'")
@@ -87,8 +91,11 @@ class WeightSchedule:
             alpha = skd_alpha(step, total, self.floor, self.shape)
             for term in weights:
                 weights[term] *= 1.0 - alpha if term == "ctc_teacher" else alpha
-        if self.kd_warmup > 0:
-            weights["kd"] *= min(progress / self.kd_warmup, 1.0)
+        since = progress - self.kd_delay
+        if since < 0.0:
+            weights["kd"] = 0.0
+        elif since < self.kd_warmup:
+            weights["kd"] *= since / self.kd_warmup
         return weights
 
 

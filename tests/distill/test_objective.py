@@ -105,6 +105,10 @@ def test_weights_over_time() -> None:
     constant = WeightSchedule({"ctc_student": 0.75, "kd": 0.25, "kd_warmup": 0.5}, EXITS)
     assert constant.at(1, 10, 0.25) == pytest.approx({"ctc_student": 0.75, "ctc_teacher": 0.0, "kd": 0.125})
     assert constant.at(9, 10, 0.8)["kd"] == 0.25
+    late = WeightSchedule({"ctc_student": 1.0, "kd": 0.5, "kd_delay": 0.25, "kd_warmup": 0.5}, EXITS)
+    assert [late.at(1, 10, at)["kd"] for at in (0.0, 0.24, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.0, 0.25, 0.5, 0.5]
+    abrupt = WeightSchedule({"ctc_student": 1.0, "kd": 0.5, "kd_delay": 0.25}, EXITS)
+    assert [abrupt.at(1, 10, at)["kd"] for at in (0.0, 0.25, 1.0)] == [0.0, 0.5, 0.5]
     paper_b = WeightSchedule({"lambda": 0.25}, ["student"])
     assert paper_b.at(1, 10, 0.0) == {"ctc_student": 0.75, "kd": 0.25}
 
@@ -116,7 +120,8 @@ def test_weights_over_time() -> None:
         ({"kd": -1}, "0 or more"),
         ({}, "every weight is 0"),
         ({"ramp": 0.9}, "between 0 and 0.5"),
-        ({"kd": 1, "kd_warmup": 2}, "share of the training"),
+        ({"kd": 1, "kd_warmup": 2}, "shares of the training"),
+        ({"kd": 1, "kd_warmup": 0.6, "kd_delay": 0.5}, "together 1 at most, not 0.5 and 0.6"),
         ({"ramp": 0.3, "per": "day"}, "epoch or step"),
         ({"lambda": 1.5}, "lambda must lie between 0 and 1, not 1.5"),
         ({"lambda": "much"}, "weights.lambda must be a number"),
