@@ -11,7 +11,7 @@ Usage: ./run.sh [OPTION]... [KEY=VALUE]...
 Set up on first use, then run the stages of a recipe and print the table of results:
   0 data        download, check and split the corpus   -> RECIPE/data/manifests
   1 features    80-bin log-mel filterbank              -> RECIPE/data/fbank80
-  2 lang        characters or BPE, lexicon, n-gram LM  -> RECIPE/data/lang_*
+  2 lang        units, lexicon, n-gram LM              -> RECIPE/data/lang_*
   3 train       every method and seed                  -> EXP/METHOD/seedN
   4 decode      posteriors, then search (greedy, beam, wfst, k2) -> EXP/METHOD/seedN/{posteriors,decode}
   5 score       WER, CER, intervals, comparisons       -> EXP/RESULTS.md
@@ -195,8 +195,8 @@ for planned in "${methods[@]}"; do
   read -r name method <<< "$planned"
   for seed in $seeds; do
     if wanted 5 "score $name, seed $seed"; then
-      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$exp/$name/seed$seed" --data "$data" "${exits[@]}" \
-        "${configs[@]}" "${overrides[@]}"
+      run "score-$name-seed$seed" "${ctcsd[@]}" score --run "$exp/$name/seed$seed" --data "$data" --lang "$lang" \
+        "${exits[@]}" "${configs[@]}" "${overrides[@]}"
     fi
   done
 done

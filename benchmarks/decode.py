@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ctcsd.decode.cost import peak_mib
 from ctcsd.decode.search import search
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
@@ -153,12 +154,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             few = peak_mib()
     seconds = time.process_time() - start - loading
     return {"seconds": seconds, "texts": texts, "few": few or peak_mib(), "many": peak_mib()}
-
-
-def peak_mib() -> int:
-    """Peak resident memory of this process so far, of Linux; `getrusage` counts that of the parent before it too."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def run_worker(

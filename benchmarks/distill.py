@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ctcsd.config import TrainConfig, load_config, method_file
@@ -27,6 +26,7 @@ from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import make_teacher
 from ctcsd.model import SharedEncoderCtc
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
+from ctcsd.score.plot import picture
 from ctcsd.score.tables import markdown
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.allocator import keep_freed_memory
@@ -115,19 +115,23 @@ def kd_milliseconds(frames: int, vocab: int, share: float, repeats: int = 5) -> 
 
 
 def costs(out: Path) -> str:
-    """The table of the KD term's cost over V and the selected share, and its picture."""
-    vocabularies, shares = (30, 100, 500, 2000, 5000), (0.1, 0.3, 1.0)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    """The table of the KD term's cost over V and the selected share of 4,000 frames, and its picture: also over T."""
+    vocabularies, shares, frames = (30, 100, 500, 2000, 5000), (0.1, 0.3, 1.0), (500, 1000, 2000, 4000)
     rows = []
-    for share in shares:
-        times = [kd_milliseconds(4000, vocab, share) for vocab in vocabularies]
-        axes.loglog(vocabularies, times, marker="o", label=f"{share:.0%} of the frames")
-        rows.append([f"{share:.0%}", *(f"{ms:.1f}" for ms in times)])
-    axes.set_xlabel("tokens V")
-    axes.set_ylabel("forward + backward, ms (4,000 frames)")
-    axes.legend()
-    figure.savefig(out, dpi=120)
+    with picture(out, (10, 4)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for share in shares:
+            times = [kd_milliseconds(4000, vocab, share) for vocab in vocabularies]
+            left.loglog(vocabularies, times, marker="o", label=f"{share:.0%} of 4,000 frames")
+            rows.append([f"{share:.0%}", *(f"{ms:.1f}" for ms in times)])
+        for vocab in vocabularies[::2]:
+            times = [kd_milliseconds(count, vocab, 1.0) for count in frames]
+            right.loglog(frames, times, marker="o", label=f"V = {vocab}, all frames")
+        left.set_xlabel("tokens V")
+        left.set_ylabel("forward + backward, ms")
+        right.set_xlabel("frames T of the batch")
+        for axes in (left, right):
+            axes.legend()
     return markdown(["selected", *(f"V = {vocab}, ms" for vocab in vocabularies)], rows)
 
 
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="counted steps of each (default 6)")
     parts = {"steps": lambda: steps(args), "memory": memory, "cost": lambda: costs(args.plot)}
     parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts, help="what to measure (default all)")
-    parser.add_argument("--plot", type=Path, default=Path("distill_cost.png"), help="picture of the cost over V")
+    parser.add_argument("--plot", type=Path, default=Path("distill_cost.png"), help="picture of the cost over V and T")
     args = parser.parse_args()
     keep_freed_memory()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.batch} x {args.seconds:g} s")

@@ -3,18 +3,20 @@
     .venv/bin/python benchmarks/train_step.py --help
 
 All contestants take turns in one process, step by step, so that a drift of the machine's speed falls on each of
-them alike; ratios of medians are what to quote. Run it on a quiet machine.
+them alike; ratios of medians are what to quote. Run it on a quiet machine. With --profile: where the time goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torchaudio
+from operations import HEADER, Spent, by_kind, plot, rows_of
+from timing import matmul_peak, seconds_of
 from torch import Tensor, nn
 
 from ctcsd.config import ModelConfig, TrainConfig, load_config, method_file
@@ -29,6 +31,7 @@ from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.optim import make_optimizer
 
 VOCAB = 29
+Profiles = dict[str, tuple[dict[str, Spent], float]]  # step -> what it spends by kind, and the matmul peak
 
 
 class TorchaudioConformer(nn.Module):
@@ -46,23 +49,6 @@ class TorchaudioConformer(nn.Module):
         x, lengths = self.front(normalize_utterance(features, frame_mask(lengths, features.size(1))), lengths)
         x, lengths = self.encoder(x, lengths)
         return self.head(x), lengths
-
-
-def matmul_peak(dtype: torch.dtype, device: str) -> float:
-    """GFLOP/s of a large square matrix product, the best of five."""
-    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
-    return best
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
@@ -86,7 +72,7 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
         def loss(model=model, objective=objective, teacher=teacher) -> Tensor:
             outputs = model(features, lengths)
             posteriors = teacher(features, lengths, [], outputs) if teacher else None
-            return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.0))[0]
+            return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.5))[0]
 
         found[name] = (model, loss)
     peer = TorchaudioConformer(ModelConfig(layers=args.layers, dim=args.dim)).to(device)
@@ -99,29 +85,40 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
     return found
 
 
-def measure(args: argparse.Namespace, precision: str, device: str) -> list[list[str]]:
+class Step:
+    """One optimizer step of a contestant, on the one batch."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[], Tensor], precision: str, device: str) -> None:
+        self.model, self.loss, self.device = model, loss, device
+        self.optimizer = make_optimizer(model, TrainConfig(), 1000)[0]
+        self.bf16 = precision == "bf16"
+
+    def __call__(self) -> None:
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16):
+            value = self.loss()
+        value.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def measure(args: argparse.Namespace, precision: str, device: str, profiles: Profiles) -> list[list[str]]:
     """Rows of the table for one precision."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     peak = matmul_peak(dtype, device)
-    runs = contestants(args, device)
-    optimizers = {name: make_optimizer(model, TrainConfig(), 1000)[0] for name, (model, _) in runs.items()}
+    runs = {name: Step(*parts, precision, device) for name, parts in contestants(args, device).items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(args.steps + 2):
-        for name, (_, loss) in runs.items():
-            start = time.perf_counter()
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                value = loss()
-            value.backward()
-            optimizers[name].step()
-            optimizers[name].zero_grad(set_to_none=True)
-            _wait(device)
+        for name, step in runs.items():
+            spent = seconds_of(step, device)
             if turn >= 2:  # the first two warm caches and memory up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(spent)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     audio = args.batch * args.seconds
     rows = []
-    for name, (model, _) in runs.items():
-        parameters = sum(p.numel() for p in model.parameters())
+    for name, step in runs.items():
+        if args.profile:
+            profiles[f"{name}\n{precision}"] = (by_kind(step, device), max(peak, matmul_peak(dtype, device)))
+        parameters = sum(p.numel() for p in step.model.parameters())
         flops = 6 * parameters * audio * 25  # forward and backward, 25 encoder frames a second
         spread = f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f}"
         rows.append(
@@ -151,6 +148,8 @@ def main() -> None:
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     default = ["fp32", "bf16"] if fast else ["fp32"]
     parser.add_argument("--precision", nargs="+", default=default, choices=["fp32", "bf16"], help=f"default {default}")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, by kind of operation")
+    parser.add_argument("--plot", type=Path, default=Path("train_step.png"), help="picture of the profile")
     args = parser.parse_args()
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -164,9 +163,15 @@ def main() -> None:
         "/ ctc",
         "torchaudio /",
     ]
-    rows = [row for precision in args.precision for row in measure(args, precision, device)]
+    profiles: Profiles = {}
+    rows = [row for precision in args.precision for row in measure(args, precision, device, profiles)]
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.batch} x {args.seconds:g} s")
     print(markdown(header, rows))
+    for name, (found, peak) in profiles.items():
+        print(f"\n{' '.join(name.split())}, matmul peak {peak:.0f} GFLOP/s")
+        print(markdown(HEADER, rows_of(found, peak)))
+    if profiles:
+        plot(args.plot, {name: found for name, (found, _) in profiles.items()})
 
 
 if __name__ == "__main__":

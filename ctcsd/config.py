@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ctcsd.errors import UserError
 from ctcsd.text.files import lines_of, replacing
 
+PHONE_KEYS = ("lexicon", "stress", "word_end", "missing")  # of lang: no others than phones know them
 METHODS_DIR = Path(__file__).parent / "conf" / "methods"
 CONFORMER = "conformer"  # model.backbone: the encoder that is not pretrained
 
@@ -70,10 +71,14 @@ class DistillConfig:
 
 @dataclass
 class LangConfig:
-    """Units of the output: characters, or sentencepiece BPE of `vocab_size` pieces; and the n-gram model over words."""
+    """Units of the output: characters, sentencepiece BPE of `vocab_size` pieces, phones; and the word n-gram model."""
 
-    unit: str = "char"  # char | bpe
+    unit: str = "char"  # char | bpe | phone
     vocab_size: int = 200
+    lexicon: Optional[str] = None  # phone: a pronunciation dictionary, cmudict's or Kaldi's format, plain or .gz
+    stress: bool = False  # phone: keep the digits at the ends of phones (AH0)
+    word_end: bool = False  # phone: mark the last phone of a word (AH#)
+    missing: str = "drop"  # phone: words that the dictionary lacks: drop (their utterances) | spell (by rule) | error
     text: str = "train"  # the split whose text they are made from
     lm_order: int = 3  # 1 to 5; 0: no n-gram model
     lm_text: Optional[str] = None  # a file of further sentences for it, one per line, plain or .gz
@@ -83,7 +88,7 @@ class LangConfig:
     @property
     def name(self) -> str:
         """The name of the lang dir."""
-        return "lang_char" if self.unit == "char" else f"lang_{self.unit}{self.vocab_size}"
+        return f"lang_bpe{self.vocab_size}" if self.unit == "bpe" else f"lang_{self.unit}"
 
 
 @dataclass
@@ -108,11 +113,19 @@ class DataConfig:
     dev: str = "dev"
     test: str = "test"
     speaker: Optional[str] = None  # only this speaker, in every split
+    more_tests: list[str] = field(default_factory=list)  # further splits that are decoded and scored
+    shar: Optional[str] = None  # folder of the training cuts in shards, read from end to end (ctcsd shar)
+    streams: int = 1  # shar: streams that the shards are dealt to, no fewer than processes; they share max_duration
     max_duration: float = 100.0  # seconds of audio in a batch, which all processes share
     num_buckets: int = 20
     max_seconds: float = 15.0  # longer training cuts are left out
     workers: int = 0  # processes that read batches ahead; on a CPU they take their time from the training
     max_bad: float = 0.05  # share of a split's cuts whose features may be unreadable before the training stops
+
+    @property
+    def decoded(self) -> list[str]:
+        """The splits that are decoded and scored."""
+        return [self.dev, self.test, *self.more_tests]
 
 
 @dataclass
@@ -157,7 +170,10 @@ class TrainConfig:
 
 @dataclass
 class DecodeConfig:
-    """Search methods to run on every exit, and their options; docs/decoding.md has them by method."""
+    """Search methods to run on every exit, and their options; docs/decoding.md has them by method.
+
+    `METHOD+OPTION=VALUE` is a variant with a folder of its own.
+    """
 
     methods: list[str] = field(default_factory=lambda: ["greedy", "k2-1best"])
     prior: Optional[str] = None  # .npy of the tokens' probabilities; default: the exit's mean posterior on train
@@ -183,16 +199,18 @@ class DecodeConfig:
     per_method: dict[str, Any] = field(default_factory=dict)  # {method: {option: value}}: for this method only
 
     def of(self, method: str) -> DecodeConfig:
-        """The options as one search method sees them: what `per_method` says of it counts.
+        """The options as an entry of `methods` sees them: with those that `per_method` has for it, and its changes.
 
         Raises:
-            UserError: it names no option, or gives one a value of a wrong type.
+            UserError: one of them names no option, or gives one a value of a wrong type.
         """
+        name, *changes = method.split("+")
         try:
-            own = OmegaConf.merge(OmegaConf.structured(self), self.per_method.get(method) or {})
-            return OmegaConf.to_object(own)  # type: ignore[return-value]
+            own = OmegaConf.merge(OmegaConf.structured(self), self.per_method.get(name) or {})
+            return OmegaConf.to_object(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))  # type: ignore[return-value]
         except (OmegaConfBaseException, ValueError, TypeError) as error:
-            raise UserError(f"decode.per_method.{method}: {_first_line(error)}") from None
+            where = method if changes else f"decode.per_method.{name}"
+            raise UserError(f"{where}: {_first_line(error)}") from None
 
 
 @dataclass

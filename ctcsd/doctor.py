@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from ctcsd.k2_env import K2State, K2Status, diagnose, find_k2_python
 
 LOW_DISK = 10.0  # GiB; an environment and a small corpus with its features take about that much
 NEWEST_TESTED = (3, 13)
+# What the environment may say to OpenMP and to the allocators.
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
+ALLOCATOR_SETTINGS = ("LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class Mark(Enum):
@@ -155,10 +159,41 @@ def _machine() -> list[Row]:
     low = free < LOW_DISK
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return [
+        _threads(cores),
+        Row("allocator", Mark.ok, "; ".join([_allocator(), *_settings(ALLOCATOR_SETTINGS)])),
         Row("disk", Mark.note if low else Mark.ok, f"{free:.0f} GiB free here" + (", which is little" if low else "")),
         Row("cores", Mark.ok, str(cores)),
         Row("memory", Mark.ok, _memory()),
     ]
+
+
+def _threads(cores: int) -> Row:
+    """Threads of an operation: more than cores wait for each other."""
+    torch, _ = _imported("torch")
+    if torch is None:
+        return Row("threads", Mark.note, "unknown without torch")
+    threads: int = torch.get_num_threads()  # type: ignore[attr-defined]
+    settings = _settings(THREAD_SETTINGS) or ["none of " + ", ".join(THREAD_SETTINGS) + " is set"]
+    detail = "; ".join([f"{threads} for an operation", *settings])
+    if threads > cores:
+        return Row("threads", Mark.note, f"{detail}: more than the {cores} cores, set OMP_NUM_THREADS={cores}")
+    return Row("threads", Mark.ok, detail)
+
+
+def _allocator() -> str:
+    """Whose malloc serves this process, and so a training."""
+    try:
+        loaded = Path("/proc/self/maps").read_text()
+    except OSError:
+        return "the system's"
+    for name in ("jemalloc", "tcmalloc", "mimalloc"):
+        if f"lib{name}" in loaded:
+            return f"{name}, preloaded"
+    return "glibc, which a training tells to keep freed memory" if platform.libc_ver()[0] == "glibc" else "the system's"
+
+
+def _settings(names: Sequence[str]) -> list[str]:
+    return [f"{name}={os.environ[name]}" for name in names if name in os.environ]
 
 
 def _memory() -> str:

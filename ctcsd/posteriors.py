@@ -137,6 +137,11 @@ class PosteriorReader:
         """Seconds between frames."""
         return float(next(self.rows(), {}).get("frame_shift", FRAME_SHIFT))
 
+    @property
+    def seconds(self) -> float:
+        """Of all the audio."""
+        return sum(row["frame_shift"] * row["array"]["shape"][0] for row in self.rows())
+
     def read(self, cut_id: str) -> np.ndarray:
         """(T, V) float32 natural-log probabilities of one cut.
 

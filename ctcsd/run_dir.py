@@ -50,6 +50,10 @@ class RunDir:
         target = self.hypotheses(method, split, exit)
         return target.with_name(f".{target.name}.done")
 
+    def search_cost(self, method: str, split: str, exit: str) -> Path:
+        """What a search cost: processor time and memory."""
+        return self.decoded(method) / f"cost-{split}-{exit}.json"
+
     def nbest(self, method: str, split: str, exit: str) -> Path:
         """The n-best lists of a search method that makes them, one JSON object per utterance."""
         return self.decoded(method) / f"nbest-{split}-{exit}.jsonl"

@@ -16,6 +16,9 @@ from ctcsd.text.tokenizer import SPACE, TokenTable
 
 # Homophones (ba, baa), a word that begins another one, a variant, and words without a space at their end.
 LEXICON = f"a a {SPACE}\nab a b {SPACE}\nba b a {SPACE}\nbaa b a {SPACE}\nc c {SPACE}\nc b b {SPACE}\nx c\nxa c a\n"
+# The same words by phones, with a homophone, variants, and words that begin others.
+PHONES = TokenTable(["<blk>", "AA", "B", "B#", "AA#"])
+PHONE_LEXICON = "a AA#\na B#\nab AA B#\nba B AA#\nbaa B AA#\nbaa AA#\nc B\nx AA\nxa AA B\n"
 # In each bigram, going on beats backing off: what G gives a sentence is then what the model gives it.
 ARPA = """\\data\\
 ngram 1=9

@@ -24,3 +24,12 @@ def ctcsd(*arguments: object) -> subprocess.CompletedProcess[str]:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def script(*command: object) -> str:
+    """What a script of the repository prints, run in a process of its own; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from console import REPOSITORY, script
 from fakes import random_log_probs
 from lhotse import CutSet, MonoCut, SupervisionSegment
 
@@ -14,29 +15,63 @@ from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.text.lang import make_lang
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
 SMALL = ["--batch", "2", "--seconds", "1", "--layers", "2", "--steps", "1"]
 
 
-def output(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_train_step() -> None:
-    table = output("benchmarks/train_step.py", *SMALL, "--dim", "32", "--precision", "fp32")
+    table = script("benchmarks/train_step.py", *SMALL, "--dim", "32", "--precision", "fp32")
     for name in ("ctc", "interctc", "skd", "torchaudio"):
         assert f"| fp32      | {name} " in table
 
 
+def test_profile(tmp_path: Path) -> None:
+    picture = tmp_path / "profile.png"
+    table = script(
+        "benchmarks/train_step.py", *SMALL, "--dim", "32", "--precision", "fp32", "--profile", "--plot", picture
+    )
+    for kind in ("matrix products", "convolution backward", "optimizer", "CTC", "KD"):
+        assert f"| {kind} " in table
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mm", "matrix products"),
+        ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention backward"),
+        ("convolution_backward", "convolution backward"),
+        ("native_layer_norm_backward", "normalisation"),
+        ("linalg_vector_norm", "rest"),
+        ("threshold_backward", "activations"),
+        ("_to_copy", "copies and casts"),
+        ("_ctc_loss_backward", "CTC"),
+        ("sum", "element-wise, sums"),
+    ],
+)
+def test_kinds_of_operations(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    from operations import kind_of
+
+    assert kind_of(name, pointwise=False) == kind
+
+
+def test_operations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    from operations import ByKind
+
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7)
+    with ByKind() as counted:
+        (a @ b).sum().backward()
+    product = 2 * 3 * 5 * 7  # forward, and as much for the gradient of a
+    assert counted.flops["matrix products"] == 2 * product
+    forward = 4 * (15 + 35 + 21)
+    ones = 4 * 1  # the gradient of a sum is one number, expanded
+    assert counted.bytes["matrix products"] == forward + ones + 4 * (35 + 15)
+
+
 def test_inference() -> None:
     sizes = ["--batch", "1", "--seconds", "1", "--layers", "2", "--student-layers", "1", "--dim", "32"]
-    table = output("benchmarks/inference.py", *sizes, "--turns", "1")
+    table = script("benchmarks/inference.py", *sizes, "--turns", "1")
     for name in ("student", "full model"):
         assert f"| 1 x 1 s | {name} " in table
 
@@ -55,7 +90,7 @@ def test_decode(tmp_path: Path) -> None:
     (tmp_path / "manifests").mkdir()
     CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts_test.jsonl.gz")
     places = ["--run", tmp_path / "run", "--data", tmp_path, "--lang", tmp_path / "lang"]
-    found = output("benchmarks/decode.py", *map(str, places), "--rounds", "1", "--memory", "0", "--only", "greedy")
+    found = script("benchmarks/decode.py", *map(str, places), "--rounds", "1", "--memory", "0", "--only", "greedy")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
     ours, peer = (line for line in lines if line[:1] == ["greedy"])
     assert (ours[1], peer[1]) == ("ctcsd", "torch")
@@ -64,10 +99,10 @@ def test_decode(tmp_path: Path) -> None:
 
 
 def test_distill() -> None:
-    table = output("benchmarks/distill.py", *SMALL, "--parts", "steps")
+    table = script("benchmarks/distill.py", *SMALL, "--parts", "steps")
     for name in ("interctc", "skd", "kd, live teacher", "kd, stored teacher"):
         assert f"| {name} " in table
 
 
 def test_guards() -> None:
-    assert "| guarded " in output("benchmarks/guards.py", *SMALL, "--steps", "2")
+    assert "| guarded " in script("benchmarks/guards.py", *SMALL, "--steps", "2")

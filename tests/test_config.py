@@ -21,7 +21,7 @@ def test_order_interpolation_and_dotted_keys(tmp_path: Path) -> None:
     assert cfg.model.exits == {"student": 3, "teacher": 6}
     assert cfg.train.lr == 0.5
     assert cfg.data.speaker == "joe"
-    assert cfg.weights["ramp"] == 0.3
+    assert cfg.weights["ramp"] == 0.5
     assert cfg.distill.teacher == "self"
     alone = load_config([corpus, method_file("ctc")])
     assert alone.model.layers == 3 and alone.model.exits == {"student": 3}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ctcsd.doctor import doctor
 from ctcsd.k2_env import K2State, K2Status, diagnose, find_k2_python
@@ -91,7 +92,7 @@ def test_doctor_finds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor()
     rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert {"python", "torch", "torchaudio", "lhotse", "soundfile", "lightning", "k2", "sox", "ffmpeg"} <= set(rows)
-    assert {"git", "disk", "cores", "memory"} <= set(rows)
+    assert {"git", "disk", "cores", "memory", "threads", "allocator"} <= set(rows)
     assert rows["k2"].startswith("ok"), rows["k2"]
     assert str(find_k2_python()) in rows["k2"] or "here" in rows["k2"]
 
@@ -114,3 +115,21 @@ def test_doctor_gives_the_remedy_for_a_k2_of_another_python(
     doctor(k2_python=Path(sys.executable))
     row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[1] == "k2")
     assert "another Python" in row and "pip uninstall k2" in row
+
+
+@pytest.mark.parametrize(("threads", "mark"), [(1, "ok"), (4096, "note")])
+def test_doctor_shows_the_threads_and_the_allocator_in_force(
+    threads: int, mark: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        doctor(k2_python=tmp_path / "python")
+    finally:
+        torch.set_num_threads(before)
+    rows = {line[6:].split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["threads"].startswith(mark) and "GOMP_SPINCOUNT=0" in rows["threads"]
+    assert f"{threads} for an operation" in rows["threads"]
+    assert "MALLOC_ARENA_MAX=3" in rows["allocator"]

@@ -44,14 +44,67 @@ def features(
     overrides: Optional[List[str]] = OVERRIDES,
     jobs: int = JOBS,
 ) -> None:
-    """Stage 1: log-mel filterbank features of the train, dev and test split."""
+    """Stage 1: log-mel filterbank features of the train and dev split and of the test sets."""
     from ctcsd.data.features import compute_features
     from ctcsd.lock import in_turn
 
     cfg = plain_config(config, overrides)
     with in_turn(data):
-        for split in (cfg.data.train, cfg.data.dev, cfg.data.test):
+        for split in (cfg.data.train, *cfg.data.decoded):
             compute_features(data, cfg, split, jobs)
+
+
+@app.command()
+def shar(
+    data: Path = DATA,
+    out: Path = typer.Option(..., "--out", help="Folder of the shards: what data.shar names in a training."),
+    shard_size: int = typer.Option(1000, "--shard-size", min=1, help="Cuts in a shard."),
+    config: Optional[List[Path]] = CONFIG,
+    overrides: Optional[List[str]] = OVERRIDES,
+) -> None:
+    """Pack the training cuts and their features (stage 1) into shards, for disks that read in order only."""
+    from ctcsd.data.shar import write_shar
+    from ctcsd.lock import locked
+
+    cfg = plain_config(config, overrides)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.parent / f".{out.name}.lock", f"another process writes {out}", wait=True):
+        write_shar(data, cfg, out, shard_size)
+
+
+@app.command()
+def noisy(
+    data: Path = DATA,
+    noise: Optional[List[str]] = typer.Option(
+        None, help="Folder of audio, lhotse manifest, babble or stationary; may be repeated.  [default: the last two]"
+    ),
+    snr: List[int] = typer.Option([20, 10, 5], help="Speech to noise, dB; may be repeated."),
+    split: str = typer.Option("test", "--split", help="The split that is made noisy."),
+    train: str = typer.Option("train", "--train", help="The split whose speech babble and stationary are made of."),
+    name: str = typer.Option("noise", help="The new splits are SPLIT_NAMEsnr: test_noise20, ..."),
+    seed: int = typer.Option(1, help="Of the noise."),
+) -> None:
+    """Make noisy test sets of a prepared corpus, to be decoded as data.more_tests=[test_noise20,test_noise10,...].
+
+    Babble is six voices at once, stationary noise has the mean spectrum of speech; both are of training speech.
+    """
+    from ctcsd.data.noise import write_noisy
+    from ctcsd.lock import in_turn
+
+    with in_turn(data):
+        write_noisy(data, noise or ["babble", "stationary"], snr, split, train, name, seed)
+
+
+@app.command("hold-out")
+def hold_out(
+    speaker: str = typer.Argument(..., help="As the supervisions name the speaker."),
+    data: Path = DATA,
+    out: Path = typer.Option(..., "--out", help="New data folder: the speaker is in its test only, and alone."),
+) -> None:
+    """Leave a speaker out of a prepared corpus's train and dev, and make a test set of that speaker alone."""
+    from ctcsd.data.hold_out import hold_out_speaker
+
+    hold_out_speaker(data, speaker, out)
 
 
 @app.command()
@@ -61,7 +114,7 @@ def lang(
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
-    """Stage 2: units (characters or sentencepiece BPE), words, lexicon and n-gram model of the training text."""
+    """Stage 2: units (characters, BPE pieces or phones), words, lexicon and n-gram model of the training text."""
     from ctcsd.data.features import lang_of_corpus
     from ctcsd.lock import in_turn
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import typer
 
@@ -29,7 +29,7 @@ def posteriors(
     data: Path = DATA,
     lang: Path = LANG,
     exit: Optional[List[str]] = EXIT,
-    split: Optional[List[str]] = typer.Option(None, "--split", help="Split; may be repeated. Default: dev and test."),
+    split: Optional[List[str]] = typer.Option(None, "--split", help="Split; may be repeated. Default: dev and tests."),
     top_k: int = typer.Option(0, min=0, help="Keep only the k most probable tokens of a frame; 0 keeps all."),
     config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
@@ -38,7 +38,7 @@ def posteriors(
     from ctcsd.train.infer import posteriors_run, prior_run
 
     cfg = run_config(run, config, overrides)
-    posteriors_run(run, data, lang, cfg, chosen_exits(cfg, exit), split or [cfg.data.dev, cfg.data.test], top_k)
+    posteriors_run(run, data, lang, cfg, chosen_exits(cfg, exit), split or cfg.data.decoded, top_k)
     searches = [cfg.decode.of(method) for method in cfg.decode.methods]
     if any(options.prior_scale and options.prior is None for options in searches):
         prior_run(run, data, lang, cfg, chosen_exits(cfg, exit))
@@ -134,21 +134,28 @@ def align(
     from ctcsd.decode.times import write_times
     from ctcsd.posteriors import PosteriorReader
     from ctcsd.run_dir import RunDir
-    from ctcsd.text.tokenizer import Tokenizer
+    from ctcsd.text.tokenizer import Tokenizer, UnknownWord
     from ctcsd.train.infer import posteriors_run
 
     cfg = run_config(run, None, None)
     posteriors_run(run, data, lang, cfg, chosen_exits(cfg, [exit]), [split])
     files = RunDir(run)
+    unknown: Dict[str, str] = {}
     if hypotheses:
         tokens = {h.cut_id: h.tokens for h in read_hypotheses(files.hypotheses(hypotheses, split, exit))}
     else:
         encode = Tokenizer(lang).encode
-        tokens = {cut_id: encode(cut.text) for cut_id, cut in references(cuts_file(data, cfg, split)).items()}
+        tokens = {}
+        for cut_id, cut in references(cuts_file(data, cfg, split)).items():
+            try:
+                tokens[cut_id] = encode(cut.text)
+            except UnknownWord as error:
+                unknown[cut_id] = str(error)
     target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
     failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids)
     print(f"{target}: {len(tokens) - len(failed)} cuts aligned")
+    failed.update(unknown)
     for cut_id, reason in failed.items():
         print(f"not aligned: {cut_id}: {reason}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(tokens)} cuts could not be aligned (listed above)")
+        raise UserError(f"{len(failed)} of {len(tokens) + len(unknown)} cuts could not be aligned (listed above)")

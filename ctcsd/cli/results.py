@@ -18,6 +18,7 @@ def score(
     data: Path = DATA,
     exit: Optional[List[str]] = EXIT,
     method: Optional[List[str]] = SEARCH_METHOD,
+    lang: Optional[Path] = typer.Option(None, "--lang", help="Lang dir; needed where its tokens are phones."),
     config: Optional[List[Path]] = DECODE_CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
@@ -29,12 +30,12 @@ def score(
     from ctcsd.text.files import writing
 
     cfg = run_config(run, config, overrides)
-    spoken = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
+    spoken = {split: references(cuts_file(data, cfg, split)) for split in cfg.data.decoded}
     beside = Path(cfg.distill.checkpoint or run.parent.parent / TEACHER / run.name)
     reference = RunDir(beside) if (beside / "train.json").is_file() and cfg.method != TEACHER else None
     methods, exits = list(method or cfg.decode.methods), chosen_exits(cfg, exit)
     with writing(run):
-        rows = score_run(RunDir(run), spoken, methods, exits, reference, cfg.score.normalize)
+        rows = score_run(RunDir(run), spoken, methods, exits, reference, cfg.score.normalize, lang)
     for row in rows:
         print(describe(row))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 from lhotse import CutSet
@@ -22,8 +22,10 @@ from ctcsd.data.shares import StandIn
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import subsampled_length
 from ctcsd.text.reference import Reference
+from ctcsd.text.tokenizer import UnknownWord
 
 TOO_LONG, INFEASIBLE = "longer than data.max_seconds", "fewer frames than CTC needs for the text"
+UNPRONOUNCED = "a word without pronunciation"
 
 
 class Batch(NamedTuple):
@@ -82,7 +84,9 @@ class CtcDataset(torch.utils.data.Dataset):
     """A lhotse-style dataset: indexed by the cut set of a batch.
 
     Args:
-        encode: text -> token ids; None for cuts without a transcript, which is then never touched.
+        encode: text -> token ids; None for batches without targets.
+        as_decoded: text -> what greedy search should give, where the batches have no targets; None for cuts without a
+            transcript, which is then never touched.
         input_type: features.type; `wave` reads the audio.
         survive: leave out cuts whose features cannot be read, and say so in the batch, which may end up empty.
 
@@ -91,9 +95,13 @@ class CtcDataset(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, encode: Callable[[str], list[int]] | None = None, survive: bool = False, input_type: str = "fbank"
+        self,
+        encode: Callable[[str], list[int]] | None = None,
+        survive: bool = False,
+        input_type: str = "fbank",
+        as_decoded: Callable[[str], str] | None = None,
     ) -> None:
-        self.encode, self.survive, self.read = encode, survive, READERS[input_type]
+        self.encode, self.survive, self.read, self.as_decoded = encode, survive, READERS[input_type], as_decoded
 
     def __getitem__(self, cuts: CutSet) -> Batch:
         unreadable: tuple[tuple[str, str], ...] = ()
@@ -109,7 +117,8 @@ class CtcDataset(torch.utils.data.Dataset):
             features, lengths = self.read(cuts)
         ids = [cut.id for cut in cuts]
         if self.encode is None:
-            return Batch(features, lengths.long(), None, None, [], ids, unreadable, stand_in)
+            texts = [self.as_decoded(transcript(cut)) for cut in cuts] if self.as_decoded else []
+            return Batch(features, lengths.long(), None, None, texts, ids, unreadable, stand_in)
         texts = [transcript(cut) for cut in cuts]
         tokens = [torch.tensor(self.encode(text), dtype=torch.int64) for text in texts]
         targets = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
@@ -170,11 +179,8 @@ def trainable(
     dropped = []
     kept = []
     for cut in cuts:
-        frames = frames_of(cut)
-        if cut.duration > max_seconds:
-            dropped.append((cut.id, Drop(TOO_LONG, f"{cut.duration:.2f} s")))
-        elif encode and not ctc_feasible(frames, tokens := encode(transcript(cut))):
-            dropped.append((cut.id, Drop(INFEASIBLE, f"{frames} frames, {len(tokens)} tokens: {transcript(cut)}")))
+        if drop := untrainable(cut, encode, max_seconds, frames_of):
+            dropped.append((cut.id, drop))
         else:
             kept.append(cut)
     if not kept:
@@ -182,10 +188,25 @@ def trainable(
     return CutSet.from_cuts(kept), dropped
 
 
+def untrainable(
+    cut: Cut, encode: Callable[[str], list[int]] | None, max_seconds: float, frames_of: Callable[[Cut], int]
+) -> Drop | None:
+    """Why a CTC model cannot be trained on a cut; None where it can."""
+    frames = frames_of(cut)
+    try:
+        if cut.duration > max_seconds:
+            return Drop(TOO_LONG, f"{cut.duration:.2f} s")
+        if encode and not ctc_feasible(frames, tokens := encode(transcript(cut))):
+            return Drop(INFEASIBLE, f"{frames} frames, {len(tokens)} tokens: {transcript(cut)}")
+    except UnknownWord as error:
+        return Drop(UNPRONOUNCED, f"{error}: {transcript(cut)}")
+    return None
+
+
 def by_reason(dropped: Iterable[tuple[str, Drop]]) -> dict[str, int]:
     """How many cuts were left out, by reason."""
     counts = Counter(drop.reason for _, drop in dropped)
-    return {reason: counts[reason] for reason in (TOO_LONG, INFEASIBLE)}
+    return {TOO_LONG: 0, INFEASIBLE: 0, **counts}
 
 
 def bucketing_sampler(
@@ -195,24 +216,31 @@ def bucketing_sampler(
 
     They are those of all processes together, which share each (`ctcsd.data.shares`).
     """
-    if len(cuts) < 2:
-        raise UserError("a training set of one cut cannot be batched: at least two are needed")
+    buckets = count_buckets(len(cuts), num_buckets)
     longest = max(cut.duration for cut in cuts)
     if longest > max_duration:
         raise UserError(f"data.max_duration={max_duration:g} is shorter than the longest cut, {longest:.1f} seconds")
     # Lazily, though it is in memory: lhotse warns of an eager set, to which its advice does not apply after filtering.
+    lazy = CutSet(LazyIteratorChain(cuts))
+    return streaming_sampler(lazy, max_duration, seed, epoch, num_buckets=buckets)
+
+
+def streaming_sampler(
+    cuts: Iterable[Cut], max_duration: float, seed: int, epoch: int, **options: Any
+) -> DynamicBucketingSampler:
+    """lhotse's sampler over cuts as they come, for all processes together; `options` are its own."""
     sampler = DynamicBucketingSampler(
-        CutSet(LazyIteratorChain(cuts)),
-        max_duration=max_duration,
-        num_buckets=max(2, min(num_buckets, len(cuts) // 8)),  # lhotse takes no fewer
-        shuffle=True,
-        drop_last=False,
-        seed=seed,
-        world_size=1,
-        rank=0,
+        cuts, max_duration=max_duration, shuffle=True, drop_last=False, seed=seed, world_size=1, rank=0, **options
     )
     sampler.set_epoch(epoch)
     return sampler
+
+
+def count_buckets(cuts: int, wanted: int) -> int:
+    """How many buckets so many cuts are sorted into; raises UserError where there are too few cuts for batches."""
+    if cuts < 2:
+        raise UserError("a training set of one cut cannot be batched: at least two are needed")
+    return max(2, min(wanted, cuts // 8))  # lhotse takes no fewer than two
 
 
 def in_order(cuts: CutSet, max_duration: float) -> list[CutSet]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import DataLoader
 
 from ctcsd.config import Config
-from ctcsd.data.batches import CtcDataset, bucketing_sampler, fbank_frames, in_order, trainable, transcript
+from ctcsd.data.batches import CtcDataset, fbank_frames, in_order
+from ctcsd.data.checks import Drop
 from ctcsd.data.features import cuts_file, load_cuts
-from ctcsd.data.shares import Shares, share
+from ctcsd.data.shares import Shares
+from ctcsd.data.training_set import training_set
 from ctcsd.text.tokenizer import Tokenizer
 
 
@@ -38,10 +38,9 @@ class CorpusDataModule(L.LightningDataModule):
         frames_of: Callable[[Cut], int] = fbank_frames,
     ) -> None:
         super().__init__()
-        self.cfg, self.encode = cfg, tokenizer.encode
+        self.cfg, self.encode, self.as_decoded = cfg, tokenizer.encode, tokenizer.as_decoded
         self.needs_labels = needs_labels
-        train = load_cuts(cuts_file(data_dir, cfg, cfg.data.train), stage=1)
-        self.train_cuts, self.dropped = trainable(train, self._train_encode, cfg.data.max_seconds, frames_of)
+        self.train_cuts = training_set(cfg, data_dir, self._train_encode, frames_of)
         self.dev_cuts = load_cuts(cuts_file(data_dir, cfg, cfg.data.dev), stage=1)
 
     @property
@@ -49,30 +48,22 @@ class CorpusDataModule(L.LightningDataModule):
         return self.encode if self.needs_labels else None
 
     @property
+    def dropped(self) -> list[tuple[str, Drop]]:
+        """The training cuts that are left out, and why."""
+        return self.train_cuts.dropped
+
+    @property
     def train_seconds(self) -> float:
         """Seconds of training audio."""
-        return sum(cut.duration for cut in self.train_cuts)
+        return self.train_cuts.seconds
 
     def batches_per_epoch(self) -> int:
         """Batches of the first epoch; later ones differ by a few, as the shuffle falls."""
-        return sum(1 for _ in self._sampler(epoch=0))
+        return self.train_cuts.batches_per_epoch()
 
     def heaviest(self) -> dict[str, CutSet]:
-        """What asks most of the memory in the first epoch: shares of the longest cuts, and of the most text."""
-        sizes: dict[str, Callable[[CutSet], Any]] = {"longest cuts": lambda cuts: max(cut.duration for cut in cuts)}
-        if self.needs_labels:
-            sizes["most text"] = lambda cuts: sum(len(transcript(cut)) for cut in cuts)
-        found: dict[str, tuple[Any, CutSet]] = {}
-        for cuts in self._sampler(epoch=0):
-            for name, size in sizes.items():
-                key = (size(cuts), len(cuts))
-                if name not in found or key > found[name][0]:
-                    found[name] = (key, cuts)
-        return {name: share(cuts, self._processes[0], 0) for name, (_, cuts) in found.items()}
-
-    def _sampler(self, epoch: int) -> DynamicBucketingSampler:
-        data = self.cfg.data
-        return bucketing_sampler(self.train_cuts, data.max_duration, data.num_buckets, self.cfg.seed, epoch)
+        """What asks most of the memory in this process, by what it has most of."""
+        return self.train_cuts.heaviest(self._processes[0])
 
     @property
     def dataset(self) -> CtcDataset:
@@ -84,12 +75,12 @@ class CorpusDataModule(L.LightningDataModule):
         if self.trainer:
             epoch = self.trainer.current_epoch
             done = int(self.trainer.lightning_module.done_batches)  # type: ignore[arg-type]
-        shares = Shares(self._sampler(epoch), *self._processes, done)
+        shares = self.train_cuts.shares(epoch, *self._processes, done)
         return DataLoader(self.dataset, sampler=shares, batch_size=None, num_workers=self.cfg.data.workers)
 
     def val_dataloader(self) -> DataLoader:
         batches = in_order(self.dev_cuts, self.cfg.data.max_duration)
-        dataset = CtcDataset(self.encode, survive=True, input_type=self.cfg.features.type)
+        dataset = CtcDataset(survive=True, input_type=self.cfg.features.type, as_decoded=self.as_decoded)
         return DataLoader(dataset, sampler=Shares(batches, *self._processes), batch_size=None)
 
     @property

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
 
-from ctcsd.config import Config, LangConfig
+from ctcsd.config import PHONE_KEYS, Config, LangConfig
 from ctcsd.data.integrity import check_cuts, read_wave, with_checksums
 from ctcsd.errors import UserError
 from ctcsd.stamp import depends, mark, up_to_date
 from ctcsd.text.files import replacing, writing
 from ctcsd.text.lang import LM_FILE, make_lang
+from ctcsd.text.phones import PhoneOptions
 
 SAMPLE_RATE = 16000
 
@@ -129,13 +130,15 @@ def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
     """
     source = data_dir / "manifests" / f"cuts_{cfg.text}.jsonl.gz"
     marker = lang_dir.with_name(f".{lang_dir.name}.done")
-    lm_text, lm_arpa = (Path(name) if name else None for name in (cfg.lm_text, cfg.lm_arpa))
-    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key != "text"}
-    needs = depends(options, [source, *filter(None, (lm_text, lm_arpa))])
+    lm_text, lm_arpa, lexicon = (Path(name) if name else None for name in (cfg.lm_text, cfg.lm_arpa, cfg.lexicon))
+    phones = PhoneOptions(lexicon, cfg.stress, cfg.word_end, cfg.missing) if cfg.unit == "phone" and lexicon else None
+    ignored = {"text"} if phones else {"text", *PHONE_KEYS}
+    options = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ignored}
+    needs = depends(options, [source, *filter(None, (lm_text, lm_arpa, lexicon if phones else None))])
     outputs = ["tokens.txt", "words.txt", "lexicon.txt"] + ([LM_FILE] if cfg.lm_order else [])
     if up_to_date(lang_dir.name, marker, needs, [lang_dir / name for name in outputs]):
         return
     texts = [s.text for cut in load_cuts(source, stage=0) for s in cut.supervisions if s.text]
-    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size, cfg.lm_order, lm_text, cfg.lm_prune, lm_arpa)
+    table = make_lang(texts, lang_dir, cfg.unit, cfg.vocab_size, cfg.lm_order, lm_text, cfg.lm_prune, lm_arpa, phones)
     mark(marker, needs)
     print(f"{lang_dir}: {len(table)} tokens ({cfg.unit})")

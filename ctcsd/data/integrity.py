@@ -6,13 +6,12 @@ A manifest may come from elsewhere, and lhotse runs what its `command` sources a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from lhotse import CutSet, Features, validate
 from lhotse.cut import Cut
-from lhotse.dataset.collation import collate_features
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -21,6 +20,7 @@ from ctcsd.errors import UserError
 
 CHECKSUM = "features_crc32"  # a custom field of cuts; those that other tools made have none
 STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files")
+SHARD_SOURCES, SHARD_STORAGES = ("shar", "memory"), ("shar", "memory_lilcom", "memory_npy")
 
 
 def check_cuts(cuts: Iterable[Cut]) -> None:
@@ -30,17 +30,22 @@ def check_cuts(cuts: Iterable[Cut]) -> None:
         if cut.id in seen:
             raise UserError(f"the cut {cut.id} stands twice")
         seen.add(cut.id)
-        try:
-            if cut.has_recording or cut.has_features:
-                validate(cut)
-            if not all(isinstance(text, (str, type(None))) for text in (cut.id, *(s.text for s in cut.supervisions))):
-                raise ValueError("its id or transcript is not text")
-            sources = [source.type for recording in _parts(cut, "recording") for source in recording.sources]
-            storages = [features.storage_type for features in _parts(cut, "features")]
-        except Exception as error:  # whatever fields of wrong types lead to
-            raise UserError(f"the cut {cut.id} is not sound ({error or type(error).__name__})") from None
-        for kind in {*sources, *storages} - {"file", *STORAGES}:
-            raise UserError(f"the cut {cut.id} reads from '{kind}', not from a file ({', '.join(STORAGES)})")
+        check_cut(cut)
+
+
+def check_cut(cut: Cut, sources: Sequence[str] = ("file",), storages: Sequence[str] = STORAGES) -> None:
+    """Raises UserError where a cut is not sound by lhotse's rules, or reads from elsewhere than is allowed."""
+    try:
+        if cut.has_recording or cut.has_features:
+            validate(cut)
+        if not all(isinstance(text, (str, type(None))) for text in (cut.id, *(s.text for s in cut.supervisions))):
+            raise ValueError("its id or transcript is not text")
+        found = {source.type for recording in _parts(cut, "recording") for source in recording.sources} - {*sources}
+        found |= {features.storage_type for features in _parts(cut, "features")} - {*storages}
+    except Exception as error:  # whatever fields of wrong types lead to
+        raise UserError(f"the cut {cut.id} is not sound ({error or type(error).__name__})") from None
+    for kind in found:
+        raise UserError(f"the cut {cut.id} reads from '{kind}', not from a {sources[0]} ({', '.join(storages)})")
 
 
 def with_checksums(cuts: CutSet) -> CutSet:
@@ -54,18 +59,23 @@ def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: features that are missing or damaged.
     """
+    rows = []  # padded here: lhotse's collation makes a mixed cut of each, which costs a third of the reading
     try:
         for cut in cuts:
             wanted = (getattr(cut, "custom", None) or {}).get(CHECKSUM)
             if wanted is not None and zlib.crc32(_stored(cut.features)) != wanted:
                 raise ValueError("wrong checksum")
-        return collate_features(cuts)
+            rows.append(torch.from_numpy(cut.load_features()))
+            if len(rows[-1]) != cut.num_frames:
+                raise ValueError(f"{len(rows[-1])} frames, not {cut.num_frames}")
+        return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows], dtype=torch.int32)
     except Exception as error:  # without a checksum lilcom and numpy notice first, and raise many things
         features = _parts(cut, "features")
         where = features[0].storage_path if features else "a cut set without features"
+        sharded = features and features[0].storage_type in SHARD_STORAGES
         raise UserError(
             f"{where}: the features of cut {cut.id}, or of another in its batch, are damaged "
-            f"({error or type(error).__name__}): delete them and run stage 1 again"
+            f"({error or type(error).__name__}): delete them and run {'ctcsd shar' if sharded else 'stage 1'} again"
         ) from None
 
 
@@ -101,6 +111,8 @@ def _parts(cut: Cut, name: str) -> list[Any]:
 
 def _stored(features: Features) -> bytes:
     """The bytes of a cut's features; a lilcom_chunky key is an offset and the lengths of the chunks from there."""
+    if features.storage_type in SHARD_STORAGES:
+        return features.storage_key
     offset, *lengths = map(int, features.storage_key.split(","))
     with open(features.storage_path, "rb") as file:
         file.seek(offset)

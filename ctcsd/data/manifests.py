@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment, validate
+from lhotse.cut import Cut
 
 from ctcsd.data.checks import SAMPLING_RATE, Kept
 from ctcsd.data.splits import in_order, mini_ids
@@ -17,14 +18,18 @@ def write_manifests(folder: Path, kept: Sequence[Kept], audio_dir: Path, languag
     """Write all manifests into the new `folder`; recordings point at `audio_dir`, which need not hold the files yet."""
     folder.mkdir()
     cuts = {one.name: _cut(one, audio_dir, language) for one in kept}
-    _write_jsonl(folder / "recordings.jsonl.gz", (cut.recording.to_dict() for cut in cuts.values()))
-    _write_jsonl(folder / "supervisions.jsonl.gz", (cut.supervisions[0].to_dict() for cut in cuts.values()))
+    write_jsonl(folder / "recordings.jsonl.gz", (cut.recording.to_dict() for cut in cuts.values()))
+    write_jsonl(folder / "supervisions.jsonl.gz", (cut.supervisions[0].to_dict() for cut in cuts.values()))
     for split in in_order(one.split for one in kept):
-        names = [one.name for one in kept if one.split == split]
-        mini = mini_ids(names)
-        for label, chosen in ((split, names), (f"mini_{split}", [name for name in names if name in mini])):
-            validate(CutSet.from_cuts(cuts[name] for name in chosen))
-            _write_jsonl(folder / f"cuts_{label}.jsonl.gz", (cuts[name].to_dict() for name in chosen))
+        write_split(folder, split, [cuts[one.name] for one in kept if one.split == split])
+
+
+def write_split(folder: Path, split: str, cuts: Sequence[Cut]) -> None:
+    """Write the cut set of a split, and a small one for trying things out, `mini_SPLIT`."""
+    mini = mini_ids(cut.id for cut in cuts)
+    for label, chosen in ((split, cuts), (f"mini_{split}", [cut for cut in cuts if cut.id in mini])):
+        validate(CutSet.from_cuts(chosen))
+        write_jsonl(folder / f"cuts_{label}.jsonl.gz", (cut.to_dict() for cut in chosen))
 
 
 def _cut(one: Kept, audio_dir: Path, language: str) -> MonoCut:
@@ -51,7 +56,7 @@ def _cut(one: Kept, audio_dir: Path, language: str) -> MonoCut:
     )
 
 
-def _write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Gzip without a time stamp, so that the same corpus gives the same bytes."""
     with open(path, "wb") as file, gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed:
         for row in rows:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctcsd.decode.cost import Cost
 from ctcsd.decode.graphs import DEFAULT_LM_SCALE
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
-from ctcsd.decode.search import METHODS, PRIOR, lang_files, search
+from ctcsd.decode.search import METHODS, PRIOR, lang_files, search, search_name
 from ctcsd.errors import UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
-    """The options of a method, out of the configuration's decode section; those of a prior only where one is used."""
-    cfg = cfg.of(method)
+    """The options of a method, or variant, out of the configuration; those of a prior only where one is used."""
+    cfg, method = cfg.of(method), search_name(method)
     names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
     options = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
     if "lm_scale" in options and options["lm_scale"] is None:  # results tell the scale that was used
@@ -51,7 +51,7 @@ def search_run(
     k2_python: Path | None = None,
     here: bool = False,
 ) -> None:
-    """Decode dev and test at the given exits with the given methods.
+    """Decode dev and the test sets at the given exits with the given methods.
 
     Args:
         k2_python: the interpreter for k2's methods; found when None.
@@ -62,8 +62,7 @@ def search_run(
             utterances that could not be decoded.
     """
     for method in methods:
-        if method not in METHODS:
-            raise UserError(f"no search method '{method}'; known: {', '.join(METHODS)}")
+        search_name(method)
     elsewhere = [] if here else [method for method in methods if method.startswith("k2-")]
     if elsewhere:
         k2_python = k2_python or find_k2_python()
@@ -73,7 +72,7 @@ def search_run(
     for method in methods:
         if method not in elsewhere:
             options = search_options(method, cfg.decode)
-            for split in (cfg.data.dev, cfg.data.test):
+            for split in cfg.data.decoded:
                 for exit in exits:
                     failed += _search_archive(RunDir(run), lang_dir, split, exit, method, options)
     if elsewhere:
@@ -94,30 +93,34 @@ def _search_archive(
     marker = run.hypotheses_marker(method, split, exit)
     failed = target.with_name(f"failed-{split}-{exit}.txt")
     options = with_prior(options, run, exit)
-    files = [run.archive_marker(split, exit), *(lang_dir / name for name in lang_files(method, options))]
+    name = search_name(method)
+    files = [run.archive_marker(split, exit), *(lang_dir / file for file in lang_files(name, options))]
     if "prior" in options:
         files.append(Path(options["prior"]))
     if options.get("rescore_lm"):
         files.append(Path(options["rescore_lm"]))
     needs = depends(options, files)
-    lists = [run.nbest(method, split, exit)] if method == "k2-nbest" or options.get("nbest") else []
+    lists = [run.nbest(method, split, exit)] if name == "k2-nbest" or options.get("nbest") else []
     if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target, *lists]):
         run.nbest(method, split, exit).unlink(missing_ok=True)
         reader = PosteriorReader(run.archive(split, exit), lang_dir)
-        start = time.monotonic()
         failures: dict[str, str] = {}
         fallbacks: Counter[str] = Counter()
-        found = search(reader, lang_dir, method, **options)
+        cost = Cost()
+        found = search(reader, lang_dir, name, **options)
+        cost.start()
         if lists:
             found = write_nbest(lists[0], found)
         count = write_hypotheses(target, _note(found, failures, fallbacks))
         failed.unlink(missing_ok=True)
         if failures:
             failed.write_text("".join(f"{cut_id}\t{why}\n" for cut_id, why in failures.items()), encoding="utf-8")
+        figures = cost.figures(reader.seconds)
+        run.search_cost(method, split, exit).write_text(json.dumps(figures) + "\n", encoding="utf-8")
         mark(marker, needs)
-        seconds = time.monotonic() - start
         tail = "".join(f", {number} by {how}" for how, number in sorted(fallbacks.items()))
         tail += f", {len(failures)} failed" if failures else ""
+        seconds = figures["search_seconds"]
         print(f"{method} on {split} {exit}: {count} utterances in {seconds:.1f} s{tail}", flush=True)
     return [failed] if failed.is_file() else []
 
@@ -141,6 +144,7 @@ def _hand_over(
         )
     command = [str(python), "-m", "ctcsd", "search", "--run", str(run), "--lang", str(lang_dir)]
     command += ["--here", f"data.dev={cfg.data.dev}", f"data.test={cfg.data.test}"]
+    command.append(f"data.more_tests={json.dumps(cfg.data.more_tests)}")
     command += [part for exit in exits for part in ("--exit", exit)]
     command += [part for method in methods for part in ("--method", method)]
     options = {name: value for name, value in vars(cfg.decode).items() if name != "methods" and value is not None}

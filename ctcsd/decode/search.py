@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any) -> Iterator[Hypothesis]:
-    """Decode an archive, utterance by utterance, in its order.
+    """Decode an archive, utterance by utterance, in its order; graphs and models are made before this returns.
 
     An utterance that fails has an empty hypothesis that says why; the others go on.
 
@@ -74,10 +75,13 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
     else:
         decode = _decoder(method, table, lang_dir, options)
         results = ((cut_id, decode(log_probs) if len(log_probs) else NOTHING) for cut_id, log_probs in utterances())
-    for cut_id, found in results:
+
+    def hypothesis(cut_id: str, found: Found) -> Hypothesis:
         text = table.text_of(found.tokens) if found.words is None else " ".join(found.words)
         failure = failures.pop(cut_id, None) or found.failure
-        yield Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure, found.fallback, found.nbest)
+        return Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure, found.fallback, found.nbest)
+
+    return starmap(hypothesis, results)
 
 
 def lang_files(method: str, options: dict[str, Any]) -> tuple[str, ...]:
@@ -89,6 +93,21 @@ def lang_files(method: str, options: dict[str, Any]) -> tuple[str, ...]:
     if method == "beam" and options["lexicon"]:
         return ("tokens.txt", LEXICON, LM)
     return ("tokens.txt",)
+
+
+def search_name(method: str) -> str:
+    """The search of an entry of decode.methods: `beam`, or `beam+lexicon=true`, a variant with a folder of its own."""
+    name, _, changes = method.partition("+")
+    if name not in METHODS:
+        raise UserError(f"no search method '{name}'; known: {', '.join(METHODS)}")
+    if "/" in changes:
+        raise UserError(f"'{method}' cannot name a folder: give paths as decode.KEY=PATH")
+    return name
+
+
+def finds_words(method: str, options: dict[str, Any]) -> bool:
+    """Whether a search has a lexicon; else its text is what the tokens say."""
+    return LEXICON in lang_files(method, options)
 
 
 def _decoder(method: str, table: TokenTable, lang_dir: Path, options: dict[str, Any]) -> Callable[[np.ndarray], Found]:

@@ -27,11 +27,12 @@ class WordSpan(NamedTuple):
 def words_of(spans: Sequence[TokenSpan], table: TokenTable, frame_shift: float) -> list[WordSpan]:
     """Tokens joined to words; a word's confidence is the least of its tokens'.
 
-    A word begins at a token that starts with the mark of the space, or after one that is nothing else.
+    A word begins at a token that starts with the mark of the space, or after one that is nothing else. Each phone
+    stands for itself.
     """
     words: list[list[TokenSpan]] = [[]]
     for span in spans:
-        if table.symbols[span.token].startswith(SPACE):
+        if not table.spells or table.symbols[span.token].startswith(SPACE):
             words.append([])
         if table.symbols[span.token] != SPACE:
             words[-1].append(span)

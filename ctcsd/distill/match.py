@@ -101,7 +101,8 @@ class _MatchFrames(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * upstream, None, None, None, None
+        # In place, for a second tensor of that size: torch refuses another backward pass through the same graph.
+        return grad.mul_(upstream), None, None, None, None
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

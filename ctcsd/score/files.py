@@ -78,7 +78,8 @@ def write_errs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> 
 
 def write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A line per exit, best first: icefall's `settings WER`, then what else its result row says of its errors."""
-    lines = ["\t".join(SUMMARY) + "\n"]
+    header = "\t".join(SUMMARY) + "\n"
+    lines = [header.replace("WER", "PER") if any(row.get("unit") == "phone" for row in rows) else header]
     for row in sorted(rows, key=lambda row: row["wer"]):
         lines.append("\t".join(_cell(row.get(key)) for key in SUMMARY.values()) + "\n")
     path.write_text("".join(lines), encoding="utf-8")

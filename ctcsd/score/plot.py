@@ -36,7 +36,7 @@ def plot_alignment(path: Path, found: Alignment, title: str) -> None:
     Raises:
         UserError: matplotlib is not installed.
     """
-    with _picture(path, (11, 4.5)) as figure:
+    with picture(path, (11, 4.5)) as figure:
         left, right = figure.subplots(1, 2)
         figure.suptitle(title)
         _offsets(left, found)
@@ -55,7 +55,7 @@ def plot_sweep(path: Path, points: Sequence[Point], title: str) -> None:
         at = tuple(point.setting[name] for name in names)
         best[at] = min(best.get(at, math.inf), point.wer)
     columns = list(dict.fromkeys(at[-1] for at in best))
-    with _picture(path, (1.5 + 0.9 * len(columns), 4.5)) as figure:
+    with picture(path, (1.5 + 0.9 * len(columns), 4.5)) as figure:
         axes = figure.subplots()
         axes.set_title(f"{title}: WER in %")
         axes.set_xlabel(names[-1])
@@ -74,7 +74,7 @@ def plot_sweep(path: Path, points: Sequence[Point], title: str) -> None:
 
 
 @contextmanager
-def _picture(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+def picture(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     """A figure that is written as PNG at the end, beside its target first."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

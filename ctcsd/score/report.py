@@ -10,7 +10,7 @@ from ctcsd.errors import UserError
 from ctcsd.run_dir import RunDir
 from ctcsd.score.paired import paired_table
 from ctcsd.score.run import decoder_agreement, read_rows, result_files
-from ctcsd.score.tables import Row, label, results_table
+from ctcsd.score.tables import Row, label, more_tests_table, results_table
 
 # Row key -> what its column means.
 COLUMN_NOTES = {
@@ -19,6 +19,8 @@ COLUMN_NOTES = {
     "ref_agreement": "ref. agreement: the same with the separate teacher",
     "ser": "SER: sentence error rate, the share of utterances with a wrong word",
     "oracle_wer": "oracle WER: that of the best candidate in each n-best list",
+    "rtf": "RTF: seconds of the processor that a search takes for a second of test audio, once its graph is made; "
+    "search memory: the peak of its process, with libraries, graph and language model",
     "spike_offset_ms": "spike offset: mean distance of the student's spikes from those of the teacher exit",
 }
 PAIRED_NOTE = (
@@ -46,12 +48,12 @@ def results_report(
     """
     order = {name: position for position, name in enumerate(methods)}
     rows = sorted(_of_decoder(read_rows(exp_dir), decoder), key=lambda row: order.get(row["method"], len(order)))
-    splits = list(dict.fromkeys(row["split"] for row in rows))
-    _check_one_table(rows, splits)
-    dev, test = splits[0], splits[-1]
+    dev, test, *more = _splits(rows)
+    _check_one_table(rows)
     last = [row for row in rows if row["split"] == test]
-    tables = [table for table in (results_table(rows, dev, test), paired_table(last, baseline)) if table]
-    notes = _notes(last, paired=len(tables) > 1) + _search_agreement(exp_dir, test)
+    wanted = (results_table(rows, dev, test), more_tests_table(rows, more), paired_table(last, baseline))
+    tables = [table for table in wanted if table]
+    notes = _notes(last, paired=bool(wanted[-1])) + _search_agreement(exp_dir, test)
     text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)])
     markdown = f"# Results\n\n{text}\n"
     if command:
@@ -66,9 +68,18 @@ def _of_decoder(rows: list[Row], decoder: str | None) -> list[Row]:
     return [row for row in rows if decoder in (None, row["decoder"])]
 
 
-def _check_one_table(rows: Sequence[Row], splits: Sequence[str]) -> None:
-    if len(splits) > 2:
+def _splits(rows: Sequence[Row]) -> list[str]:
+    """Dev and test, which all runs share, and what some were tested on besides."""
+    of_run: dict[str, dict[str, None]] = {}
+    for row in rows:
+        of_run.setdefault(row["folder"], {})[row["split"]] = None
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    if len({tuple(found)[:2] for found in of_run.values()}) > 1:
         raise UserError(f"runs on different splits ({', '.join(splits)}): name a folder whose runs share theirs")
+    return splits if len(splits) > 1 else 2 * splits
+
+
+def _check_one_table(rows: Sequence[Row]) -> None:
     rules = sorted({row.get("normalize", "none") for row in rows})
     if len(rules) > 1:
         raise UserError(f"rows with score.normalize {' and '.join(rules)}: score all of them alike (stage 5)")
@@ -84,8 +95,9 @@ def _notes(rows: Sequence[Row], paired: bool) -> list[str]:
     """What the reader of the tables must know; `rows` are those of the test split."""
     rule = rows[0].get("normalize", "none")
     trained = sorted({row["trained_at"] for row in rows})
+    sizes = {f"{row['words']} {row.get('unit', 'word')}s" for row in rows}
     return [
-        f"WER and CER in percent over {rows[0]['utterances']} test utterances ({rows[0]['words']} words), with 95 % "
+        f"error rates in percent over {rows[0]['utterances']} test utterances ({', '.join(sorted(sizes))}), with 95 % "
         "bootstrap intervals over utterances (10,000 resamples), or mean ± sample standard deviation over the seeds",
         *([f"texts were normalised before scoring: {rule}"] if rule != "none" else []),
         *(note for key, note in COLUMN_NOTES.items() if any(row.get(key) is not None for row in rows)),

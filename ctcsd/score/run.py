@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.decode.hypothesis import read_hypotheses
+from ctcsd.decode.search import search_name
 from ctcsd.errors import UserError
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
@@ -16,11 +17,13 @@ from ctcsd.score.files import read_jsonl, write_errs, write_jsonl, write_recogs,
 from ctcsd.score.oracle import oracle_figures
 from ctcsd.score.significance import bootstrap_interval
 from ctcsd.score.trn import write_trn
+from ctcsd.score.units import WORDS, Units, units_of
 from ctcsd.score.utterances import score_utterances
-from ctcsd.score.wer import characters, sentence_error_rate, wer
+from ctcsd.score.wer import sentence_error_rate, wer
 from ctcsd.text.files import read_json
 from ctcsd.text.normalize import scoring_rule
 from ctcsd.text.reference import Reference
+from ctcsd.text.tokenizer import TokenTable
 
 
 def score_run(
@@ -30,6 +33,7 @@ def score_run(
     exits: Sequence[str],
     reference: RunDir | None = None,
     rule: str = "none",
+    lang_dir: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Score the hypotheses of a run: the files that `_score` writes, wer-summary- files, and `results.jsonl`.
 
@@ -38,9 +42,11 @@ def score_run(
         methods: search methods; exits: exit names.
         reference: the run of a separate teacher, with which the student's frames are compared.
         rule: the text normalisation of reference and hypothesis, one of SCORING_RULES.
+        lang_dir: needed where its tokens are phones.
 
     Raises:
-        UserError: an unknown rule; hypotheses are missing, or are not those of the split.
+        UserError: an unknown rule; a lang dir is missing where one is needed; hypotheses are missing, or are not those
+            of the split.
     """
     record = run.train_record(exits)
     rows = []
@@ -49,7 +55,9 @@ def score_run(
         for method in methods:
             summary = []
             for exit in exits:
-                row = _score(run, method, split, exit, texts, rule)
+                options = _options(run, method, split, exit)
+                units = _units(run, method, options, lang_dir)
+                row = _score(run, method, split, exit, texts, rule, units)
                 summary.append({"exit": exit, **row})
                 rows.append(
                     {
@@ -58,10 +66,11 @@ def score_run(
                         "exit": exit,
                         "parameters": record["parameters"][exit],
                         "decoder": method,
-                        "options": _options(run, method, split, exit),
+                        "options": options,
                         "split": split,
                         **row,
                         **agreement,
+                        **_cost(run, method, split, exit),
                         "train_seconds": record["seconds"],
                         "peak_memory_mib": record["peak_memory_mib"],
                         "trained_at": record["revision"],
@@ -74,14 +83,14 @@ def score_run(
 
 
 def _score(
-    run: RunDir, method: str, split: str, exit: str, references: Mapping[str, Reference], rule: str
+    run: RunDir, method: str, split: str, exit: str, references: Mapping[str, Reference], rule: str, units: Units
 ) -> dict[str, Any]:
     """Write recogs-, errs-, cers-, breakdown-, ref-, hyp- and utterances- files; returns the result row's figures."""
     normalize = scoring_rule(rule)
-    scored = score_utterances(run.hypotheses(method, split, exit), references, normalize)
+    scored = score_utterances(run.hypotheses(method, split, exit), references, normalize, units)
     folder, stem = run.decoded(method), f"{split}-{exit}"
     words = [(u.cut_id, u.reference.text.split(), u.hypothesis.split()) for u in scored]
-    chars = [(u.cut_id, characters(u.reference.text), characters(u.hypothesis)) for u in scored]
+    chars = [(u.cut_id, units.parts(u.reference.text), units.parts(u.hypothesis)) for u in scored]
     write_recogs(folder / f"recogs-{stem}.txt", words)
     stats = write_errs(folder / f"errs-{stem}.txt", words)
     cer = write_errs(folder / f"cers-{stem}.txt", chars)
@@ -91,6 +100,7 @@ def _score(
     low, high = bootstrap_interval([u.words.errors for u in scored], [u.words.words for u in scored])
     cer_low, cer_high = bootstrap_interval([u.chars.errors for u in scored], [u.chars.words for u in scored])
     return {
+        "unit": units.name,
         "normalize": rule,
         "utterances": len(scored),
         "failed": [u.cut_id for u in scored if u.failure],
@@ -111,10 +121,26 @@ def _score(
 
 def describe(row: dict[str, Any]) -> str:
     """A result row in a line."""
-    rates = {"WER": "wer", "CER": "cer", "SER": "ser", "oracle WER": "oracle_wer"}
+    phones = row.get("unit") == "phone"
+    rates = {"PER": "wer"} if phones else {"WER": "wer", "CER": "cer"}
+    rates = {**rates, "SER": "ser", "oracle PER" if phones else "oracle WER": "oracle_wer"}
     shown = "  ".join(f"{name} {row[key]:.2f}" for name, key in rates.items() if key in row)
     failed = f"  ({len(row['failed'])} failed, counted as deleted: {' '.join(row['failed'])})" if row["failed"] else ""
     return f"{row['split']} {row['exit']} {row['decoder']}: {shown}{failed}"
+
+
+def _units(run: RunDir, method: str, options: dict[str, Any], lang_dir: Path | None) -> Units:
+    if lang_dir is not None:
+        return units_of(search_name(method), options, lang_dir)
+    if (run.path / "tokens.txt").is_file() and not TokenTable.load(run.path).spells:
+        raise UserError(f"{run.path}: its tokens are phones, so scoring wants --lang: the lang dir that spells words")
+    return WORDS
+
+
+def _cost(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
+    """What the search cost, where that was noted."""
+    path = run.search_cost(method, split, exit)
+    return read_json(path) if path.is_file() else {}
 
 
 def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:

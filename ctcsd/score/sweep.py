@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import multiprocessing
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,10 +13,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from ctcsd.decode.cost import Cost
 from ctcsd.decode.search import search
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
-from ctcsd.score.wer import characters, wer
+from ctcsd.score.units import units_of
+from ctcsd.score.wer import wer
 from ctcsd.text.normalize import scoring_rule
 
 Setting = dict[str, str]  # option -> value, as written
@@ -89,19 +90,20 @@ def evaluate(
     texts: Mapping[str, str],
     rule: str = "none",
 ) -> Point:
-    """The error rates of one setting."""
+    """The error rates of one setting, those of phones where the search finds phones."""
     normalize = scoring_rule(rule)
     reader = PosteriorReader(archive, lang_dir)
-    start = time.monotonic()
-    found = {h.cut_id: h.text for h in search(reader, lang_dir, method, **options)}
-    seconds = time.monotonic() - start
+    units, cost = units_of(method, options, lang_dir), Cost()
+    hypotheses = search(reader, lang_dir, method, **options)
+    cost.start()
+    found = {h.cut_id: h.text for h in hypotheses}
+    rtf = cost.figures(reader.seconds)["rtf"]
     if set(found) != set(texts):
         raise UserError(f"the archive {archive} is not of the cuts that are scored: run stage 4")
-    frames = sum(row["array"]["shape"][0] for row in reader.rows())
-    pairs = [(normalize(text), normalize(found[cut_id])) for cut_id, text in texts.items()]
+    pairs = [(normalize(units.reference(text)), normalize(found[cut_id])) for cut_id, text in texts.items()]
     words = wer((reference.split(), hypothesis.split()) for reference, hypothesis in pairs)
-    chars = wer((characters(reference), characters(hypothesis)) for reference, hypothesis in pairs)
-    return Point(setting, words.rate, chars.rate, seconds / max(frames * reader.frame_shift, 1e-9))
+    chars = wer((units.parts(reference), units.parts(hypothesis)) for reference, hypothesis in pairs)
+    return Point(setting, words.rate, chars.rate, rtf)
 
 
 def best_of(points: Sequence[Point]) -> Point:

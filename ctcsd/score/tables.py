@@ -35,6 +35,19 @@ def results_table(rows: Sequence[Row], dev: str, test: str) -> str:
     return markdown(header, [[line[name] or "-" for name in header] for line in lines])
 
 
+def more_tests_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
+    """WER on further test sets, a line as in `results_table`; empty where there are none."""
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
+    for row in _in([row for row in rows if row["split"] in splits], "word"):
+        grouped.setdefault((label(row), row["exit"], row["decoder"]), []).append(row)
+    lines = []
+    for (name, exit, decoder), runs in grouped.items():
+        found = [[row for row in runs if row["split"] == split] for split in splits]
+        lines.append([with_seeds(name, max(map(len, found))), exit, decoder, *(_rate(some, "wer") for some in found)])
+    header = ["method", "exit", "decoder", *(f"{split} WER" for split in splits)]
+    return markdown(header, [[cell or "-" for cell in line] for line in lines]) if lines else ""
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it reads well on a terminal too."""
     widths = [max(len(str(line[i])) for line in [header, *lines]) for i in range(len(header))]
@@ -53,17 +66,26 @@ def _cells(dev: Sequence[Row], test: Sequence[Row]) -> dict[str, str]:
         "exit": runs[0]["exit"],
         "parameters": f"{runs[0]['parameters'] / 1e6:.2f} M",
         "decoder": runs[0]["decoder"],
-        "dev WER": _rate(dev, "wer"),
-        "test WER": _rate(test, "wer"),
-        "test CER": _rate(test, "cer"),
+        "dev WER": _rate(_in(dev, "word"), "wer"),
+        "test WER": _rate(_in(test, "word"), "wer"),
+        "test CER": _rate(_in(test, "word"), "cer"),
+        "dev PER": _rate(_in(dev, "phone"), "wer"),
+        "test PER": _rate(_in(test, "phone"), "wer"),
         "test SER": _mean(test, "ser", "{:.1f}"),
         "oracle WER": _mean(test, "oracle_wer", "{:.1f}"),
         "agreement": _agreement(test, ""),
         "ref. agreement": _agreement(test, "ref_"),
         "spike offset": _mean(test, "spike_offset_ms", "{:.0f} ms"),
+        "RTF": _mean(test, "rtf", "{:.2g}"),
+        "search memory": _mean(test, "search_peak_mib", "{:.0f} MiB"),
         "training": f"{fmean(row['train_seconds'] for row in runs) / 60:.1f} min",
         "peak memory": f"{max(row['peak_memory_mib'] for row in runs)} MiB",
     }
+
+
+def _in(runs: Sequence[Row], unit: str) -> list[Row]:
+    """The rows that were scored in a unit, `word` or `phone`."""
+    return [row for row in runs if row.get("unit", "word") == unit]
 
 
 def _rate(runs: Sequence[Row], unit: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.errors import UserError
-from ctcsd.score.wer import WerStats, characters, utterance_errors
+from ctcsd.score.units import WORDS, Units
+from ctcsd.score.wer import WerStats, utterance_errors
 from ctcsd.text.reference import Reference
 
 NO_HYPOTHESIS = "no hypothesis"
@@ -17,7 +18,10 @@ NO_HYPOTHESIS = "no hypothesis"
 
 @dataclass(frozen=True)
 class Utterance:
-    """A reference and a hypothesis, both normalised, with their errors; `failure` says why a search found nothing."""
+    """A reference and a hypothesis, both normalised, with their errors; `failure` says why a search found nothing.
+
+    Where phones are scored, both are phones, and so are the `words` and `chars` that count.
+    """
 
     cut_id: str
     reference: Reference
@@ -39,7 +43,7 @@ class Utterance:
 
 
 def score_utterances(
-    path: Path, references: Mapping[str, Reference], normalize: Callable[[str], str]
+    path: Path, references: Mapping[str, Reference], normalize: Callable[[str], str], units: Units = WORDS
 ) -> list[Utterance]:
     """Every utterance of the references, by cut id; one that the hypotheses lack counts as deleted, and as failed.
 
@@ -54,14 +58,14 @@ def score_utterances(
     scored = []
     for cut_id, reference in sorted(references.items()):
         hypothesis = found.get(cut_id)
-        said, heard = normalize(reference.text), normalize(hypothesis.text) if hypothesis else ""
+        said, heard = normalize(units.reference(reference.text)), normalize(hypothesis.text) if hypothesis else ""
         scored.append(
             Utterance(
                 cut_id,
                 reference._replace(text=said),
                 heard,
                 utterance_errors(said.split(), heard.split()),
-                utterance_errors(characters(said), characters(heard)),
+                utterance_errors(units.parts(said), units.parts(heard)),
                 hypothesis.failure if hypothesis else NO_HYPOTHESIS,
             )
         )

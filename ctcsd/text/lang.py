@@ -10,11 +10,12 @@ from pathlib import Path
 from ctcsd.errors import UserError
 from ctcsd.text.arpa import copy_arpa, write_arpa
 from ctcsd.text.files import lines_of, writing
-from ctcsd.text.lexicon import lexicon_lines, spell, word_lines
+from ctcsd.text.lexicon import lexicon_lines, word_lines
 from ctcsd.text.ngram import estimate
+from ctcsd.text.phones import PhoneOptions, train_phones
 from ctcsd.text.tokenizer import Tokenizer, TokenTable, train_bpe, train_chars
 
-UNITS = ("char", "bpe")
+UNITS = ("char", "bpe", "phone")
 LM_FILE = "lm.arpa"
 
 
@@ -27,25 +28,35 @@ def make_lang(
     lm_text: Path | None = None,
     lm_prune: Sequence[int] = (),
     lm_arpa: Path | None = None,
+    phones: PhoneOptions | None = None,
 ) -> TokenTable:
     """Write a lang dir; all or nothing.
 
-    `tokens.txt`, `text` (what the units were made from) and, for BPE, `bpe.model`; `words.txt` and `lexicon.txt` (the
-    words of the texts and of `lm_text`, spelt with the tokens); and, unless lm_order is 0, `lm.arpa`, estimated from
-    the texts and the lines of `lm_text`, whose words that the tokens cannot spell are <unk>; or copied from `lm_arpa`.
+    `tokens.txt`, `text` (what the units were made from) and, for BPE, `bpe.model`, for phones the files of
+    `train_phones`; `words.txt` and `lexicon.txt` (the words of the texts and of `lm_text`, spelt with the tokens, or
+    all their pronunciations); and, unless lm_order is 0, `lm.arpa`, estimated from the texts and the lines of
+    `lm_text`, whose words that the tokens cannot spell are <unk>; or copied from `lm_arpa`.
 
     Raises:
-        UserError: an unknown unit, no text, a BPE size that does not fit the text, as `estimate`, or no lm_text.
+        UserError: an unknown unit, no text, a BPE size that does not fit the text, no dictionary of phones, as
+            `train_phones` or `estimate`, or no lm_text.
     """
     if unit not in UNITS:
         raise UserError(f"no unit '{unit}'; known: {', '.join(UNITS)}")
+    if unit == "phone" and phones is None:
+        raise UserError("lang.unit=phone wants lang.lexicon: a pronunciation dictionary, `WORD PHONE PHONE` per line")
     texts = list(texts)
     partial = lang_dir.with_name(lang_dir.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         with writing(lang_dir):
-            table = train_chars(texts) if unit == "char" else train_bpe(texts, vocab_size, partial / "bpe.model")
+            if unit == "phone" and phones:
+                table = train_phones(texts, phones, partial)
+            elif unit == "bpe":
+                table = train_bpe(texts, vocab_size, partial / "bpe.model")
+            else:
+                table = train_chars(texts)
             (partial / "tokens.txt").write_text(table.text, encoding="utf-8")
             (partial / "text").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
             _write_words_and_lm(partial, texts, lm_order, lm_text, lm_prune, lm_arpa)
@@ -73,7 +84,7 @@ def _write_words_and_lm(
             yield from lines_of(lm_text)
 
     words = itertools.chain(given, (word for sentence in sentences() for word in sentence.split()))
-    lexicon, missing = spell(words, Tokenizer(lang_dir))
+    lexicon, missing = Tokenizer(lang_dir).spell(words)
     (lang_dir / "words.txt").write_text(word_lines(lexicon), encoding="utf-8")
     (lang_dir / "lexicon.txt").write_text(lexicon_lines(lexicon), encoding="utf-8")
     print(f"words: {len(lexicon)}" + (f"; {len(missing)} that the tokens cannot spell" if missing else ""), flush=True)

@@ -7,7 +7,7 @@ A word spelt with a lang dir's own tokens says where words part, so that its tok
   begins another's. An utterance ends without a space, so whoever decodes with this lexicon takes the last one as
   optional: `Hypothesis.text` is the same with and without it.
 
-Phones come from a dictionary in cmudict's plain text format.
+Phones do not: a word has its pronunciations, and homophones have the same.
 """
 
 from __future__ import annotations
@@ -19,68 +19,19 @@ from pathlib import Path
 from ctcsd.errors import UserError
 from ctcsd.text.files import lines_of, read_symbols, symbol_lines
 from ctcsd.text.ngram import BOS, EOS, UNK
-from ctcsd.text.tokenizer import SPACE, Tokenizer
 
 EPSILON, BACKOFF = "<eps>", "#0"
 RESERVED = frozenset({EPSILON, BACKOFF, BOS, EOS, UNK})
-WORD_END = "#"  # behind the last phone of a word, where wanted
-MISSING = ("spell", "drop", "error")
 
 Pronunciations = Mapping[str, Sequence[Sequence[str]]]
 Lexicon = dict[str, list[list[str]]]
 
 
-def spell(words: Iterable[str], tokenizer: Tokenizer) -> tuple[Lexicon, list[str]]:
-    """The words spelt with a lang dir's tokens, sorted, and those that these tokens cannot spell."""
-    lexicon: Lexicon = {}
-    missing: list[str] = []
-    for word in sorted(set(words)):
-        try:
-            tokens = [tokenizer.table.symbols[i] for i in tokenizer.encode(word)]
-        except UserError:
-            missing.append(word)
-            continue
-        if not tokens[0].startswith(SPACE):
-            tokens.append(SPACE)
-        if tokenizer.table.text_of(map(tokenizer.table.ids.__getitem__, tokens)) == word:
-            lexicon[word] = [tokens]
-        else:  # the space mark itself stands in it
-            missing.append(word)
-    return lexicon, missing
-
-
-def make_lexicon(
-    words: Iterable[str], pronunciations: Pronunciations, missing: str = "spell", word_end: bool = False
-) -> tuple[Lexicon, list[str]]:
-    """The words with their pronunciations from a dictionary, sorted, and those that the dictionary lacks.
-
-    Args:
-        missing: what becomes of these: `spell` (each letter stands for a phone), `drop`, or `error`.
-        word_end: mark the last phone of a word (`AH` -> `AH#`), so that phones alone tell where words part.
-
-    Raises:
-        UserError: words are missing where none may be, or none is left.
-    """
-    if missing not in MISSING:
-        raise UserError(f"missing words are treated by {', '.join(MISSING)}, not '{missing}'")
-    wanted = sorted(set(words))
-    absent = [word for word in wanted if not pronunciations.get(word)]
-    if absent and missing == "error":
-        raise UserError(f"{len(absent)} of {len(wanted)} words have no pronunciation; the first is '{absent[0]}'")
-    lexicon: Lexicon = {}
-    for word in wanted:
-        found = pronunciations.get(word) or ([list(word)] if missing == "spell" else [])
-        if found:
-            lexicon[word] = [[*phones[:-1], phones[-1] + WORD_END] if word_end else list(phones) for phones in found]
-    if not lexicon:
-        raise UserError("the lexicon is empty: the dictionary has none of the words")
-    return lexicon, absent
-
-
 def read_pronunciations(path: Path, stress: bool = False) -> Lexicon:
-    """A dictionary in cmudict's format: `word PHONE PHONE`, `word(2) ...` for another pronunciation; words lower-case.
+    """A dictionary in cmudict's or Kaldi's format: `WORD PHONE PHONE`, and lines of the word, or `WORD(2)`, for others.
 
-    Lines that start with `;;;` and what follows ` #` are comments. Without `stress`, the digits of vowels go.
+    Words come out in lower case; of equal pronunciations one stays. Lines that start with `;;;` and what follows ` #`
+    are comments. Without `stress`, the digits at the ends of phones go.
 
     Raises:
         UserError: a word without pronunciation, or no word at all.

@@ -1,7 +1,8 @@
-"""The units of a lang dir: characters or sentencepiece BPE, with tokens.txt in k2's format (blank = 0).
+"""The units of a lang dir: characters, sentencepiece BPE or phones, with tokens.txt in k2's format (blank = 0).
 
-A lang dir holds `tokens.txt` ("symbol id" per line) and, for BPE, `bpe.model`. The space is written as U+2581
-in both kinds, so that decoding is the same: join the symbols, then turn that mark into a space.
+A lang dir holds `tokens.txt` ("symbol id" per line) and, for BPE, `bpe.model`, for phones `dictionary.txt`. Characters
+and BPE write the space as U+2581, so that decoding is the same: join the symbols, then turn that mark into a space.
+Phones do not spell: what they decode to is the phones, with spaces between.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from pathlib import Path
 
 from ctcsd.errors import UserError
 from ctcsd.text.files import read_symbols, symbol_lines
+from ctcsd.text.lexicon import Lexicon, read_lexicon
+from ctcsd.text.ngram import UNK
 
 BLANK_SYMBOL = "<blk>"
 SPACE = "\u2581"
+DICTIONARY = "dictionary.txt"  # `WORD PHONE PHONE`, of any word that may be trained on or aligned
+
+
+class UnknownWord(UserError):
+    """a text holds a word without pronunciation"""
 
 
 class TokenTable:
@@ -29,6 +37,7 @@ class TokenTable:
         self.ids = {symbol: i for i, symbol in enumerate(symbols)}
         self.text = symbol_lines(symbols)
         self.fingerprint = hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+        self.spells = any(SPACE in symbol for symbol in symbols)  # phones do not
 
     @classmethod
     def load(cls, lang_dir: Path) -> TokenTable:
@@ -46,8 +55,8 @@ class TokenTable:
         return len(self.symbols)
 
     def text_of(self, ids: Iterable[int]) -> str:
-        """Token ids (no blanks) -> words separated by single spaces."""
-        joined = "".join(self.symbols[i] for i in ids)
+        """Token ids (no blanks) -> words, or phones, separated by single spaces."""
+        joined = ("" if self.spells else " ").join(self.symbols[i] for i in ids)
         return " ".join(joined.replace(SPACE, " ").split())
 
 
@@ -56,6 +65,8 @@ class Tokenizer:
 
     def __init__(self, lang_dir: Path) -> None:
         self.table = TokenTable.load(lang_dir)
+        dictionary = Path(lang_dir) / DICTIONARY
+        self.dictionary = None if self.table.spells else read_lexicon(dictionary, self.table.ids)
         self._pieces = None
         model = Path(lang_dir) / "bpe.model"
         if model.is_file():
@@ -75,8 +86,10 @@ class Tokenizer:
         """Token ids of a text.
 
         Raises:
-            UserError: a character that the lang dir does not know.
+            UserError: a character that the lang dir does not know; UnknownWord: a word that has no pronunciation.
         """
+        if self.dictionary is not None:
+            return [self.table.ids[phone] for word in text.split() for phone in self._pronounce(word)]
         if self._pieces is not None:
             ids = self._pieces.encode(text, out_type=int)
             if self._pieces.unk_id() in ids:
@@ -91,8 +104,39 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words of token ids without blanks."""
+        """Words, or phones, of token ids without blanks."""
         return self.table.text_of(ids)
+
+    def as_decoded(self, text: str) -> str:
+        """What a search without a lexicon should give for a text: itself, or its phones, <unk> for an unknown word."""
+        if self.dictionary is None:
+            return text
+        return " ".join(phone for word in text.split() for phone in self.dictionary.get(word, [[UNK]])[0])
+
+    def spell(self, words: Iterable[str]) -> tuple[Lexicon, list[str]]:
+        """The words, sorted, with their pronunciations or the tokens that spell them, and those that have none."""
+        spelled = {word: self._spellings(word) for word in sorted(set(words))}
+        return {word: found for word, found in spelled.items() if found}, [
+            w for w, found in spelled.items() if not found
+        ]
+
+    def _pronounce(self, word: str) -> list[str]:
+        assert self.dictionary is not None
+        if word not in self.dictionary:
+            raise UnknownWord(f"'{word}' has no pronunciation")
+        return self.dictionary[word][0]
+
+    def _spellings(self, word: str) -> list[list[str]]:
+        if self.dictionary is not None:
+            return self.dictionary.get(word, [])
+        try:
+            tokens = [self.table.symbols[i] for i in self.encode(word)]
+        except UserError:
+            return []
+        if not tokens[0].startswith(SPACE):
+            tokens.append(SPACE)
+        whole = self.table.text_of(map(self.table.ids.__getitem__, tokens)) == word  # else the space mark stands in it
+        return [tokens] if whole else []
 
 
 def train_chars(texts: Iterable[str]) -> TokenTable:

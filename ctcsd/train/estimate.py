@@ -17,7 +17,7 @@ from ctcsd.model import EncoderCtc, make_model
 from ctcsd.train.checkpoint import CONFIG_FILE
 
 SECONDS = 12.0  # of an utterance, on which the cost of attention depends; LibriSpeech's mean
-CHARACTERS = 32  # tokens of lang.unit=char, before there is a lang dir
+TOKENS = {"char": 32, "phone": 80}  # of a lang.unit, before there is a lang dir
 OPTIMIZER_BYTES = 16  # per parameter that learns: weight, gradient and AdamW's two moments in float32
 
 
@@ -63,7 +63,7 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
 
 def sizes(cfg: Config, exit: str | None = None) -> EncoderCtc:
     """The model of a configuration, or of it up to an exit, without memory for its parameters."""
-    tokens = cfg.model.vocab_size or (CHARACTERS if cfg.lang.unit == "char" else cfg.lang.vocab_size)
+    tokens = cfg.model.vocab_size or TOKENS.get(cfg.lang.unit, cfg.lang.vocab_size)
     wanted = cfg.model.replace(vocab_size=tokens, num_mel_bins=cfg.features.num_mel_bins)
     with torch.device("meta"):
         model = make_model(wanted, pretrained=False)

@@ -7,20 +7,22 @@ import functools
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lhotse.cut import Cut
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ctcsd.config import Config, save_config
+from ctcsd.config import PHONE_KEYS, Config, save_config
 from ctcsd.data.batches import by_reason
 from ctcsd.data.datamodule import CorpusDataModule
 from ctcsd.data.features import cuts_file
 from ctcsd.data.report import write_drops
+from ctcsd.data.shar import INDEX
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.errors import UserError
 from ctcsd.lock import in_turn, locked
@@ -30,7 +32,7 @@ from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import changed, depends, mark, up_to_date
 from ctcsd.text.files import replacing
-from ctcsd.text.tokenizer import Tokenizer, TokenTable
+from ctcsd.text.tokenizer import DICTIONARY, Tokenizer, TokenTable
 from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.checkpoint import (
     CONFIG_FILE,
@@ -53,8 +55,8 @@ from ctcsd.train.unreadable import Unreadable
 
 # What may change without making the same training another one.
 NEUTRAL = {
-    "data": ("test", "workers", "max_bad"),
-    "lang": ("lm_order", "lm_text", "lm_prune"),
+    "data": ("test", "more_tests", "workers", "max_bad"),
+    "lang": ("lm_order", "lm_text", "lm_prune", *PHONE_KEYS),  # dictionary.txt counts for those of phones
     "train": ("save_minutes", "guard", "split_on_oom", "preflight", "devices", "nodes", "strategy", "accumulate"),
 }
 
@@ -73,7 +75,12 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     options = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ("decode", "score")}
     for section, ignored in NEUTRAL.items():
         options[section] = {key: value for key, value in options[section].items() if key not in ignored}
-    inputs = [cuts_file(data_dir, cfg, split) for split in (cfg.data.train, cfg.data.dev)] + [lang_dir / "tokens.txt"]
+    if not cfg.data.shar:  # of which alone there are streams
+        del options["data"]["shar"], options["data"]["streams"]
+    train = Path(cfg.data.shar) / INDEX if cfg.data.shar else cuts_file(data_dir, cfg, cfg.data.train)
+    inputs = [train, cuts_file(data_dir, cfg, cfg.data.dev), lang_dir / "tokens.txt"]
+    if (dictionary := lang_dir / DICTIONARY).is_file():
+        inputs.append(dictionary)
     for other in (cfg.distill.checkpoint, cfg.init_from):
         inputs += [Path(other) / name for name in (MODEL_FILE, CONFIG_FILE)] if other else []
     if cfg.distill.archive:
@@ -85,11 +92,11 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
         return
     if not is_first():  # that one looks after the folder
-        fit(*_build(cfg, data_dir, lang_dir), run_dir)
+        fit(*build(cfg, data_dir, lang_dir), run_dir)
         return
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with locked(run_dir.parent / f".{run_dir.name}.lock", f"another training is writing into {run_dir}"):
-        module, data = _build(cfg, data_dir, lang_dir)
+        module, data = build(cfg, data_dir, lang_dir)
         _begin(run_dir, needs)
         result = fit(module, data, run_dir)
         mark(done, needs)
@@ -112,7 +119,7 @@ def _begin(run_dir: Path, needs: dict[str, Any]) -> None:
     mark(begun, needs)
 
 
-def _build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, CorpusDataModule]:
+def build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, CorpusDataModule]:
     """Model, objective, teacher and data of a configuration, from its seed.
 
     Raises:
@@ -164,11 +171,14 @@ def _teacher(cfg: Config, model: EncoderCtc, data_dir: Path, lang_dir: Path) -> 
     )
 
 
-def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, Any]:
+def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train, or go on with an interrupted training, and leave the best average of checkpoints in run_dir.
 
     Writes `config.yaml` (resolved), `left_out.tsv`, `checkpoints/`, `tensorboard/`, `model.safetensors`, `tokens.txt`
     and, last, `train.json`, whose content is returned: dev errors, seconds, peak memory, parameters, revision.
+
+    Args:
+        watchers: further callbacks, which come after the training's own.
     """
     cfg, model, table = module.cfg, module.model, module.table
     if is_first():
@@ -212,6 +222,7 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path) -> dict[str, A
             TimedCheckpoint(folder, cfg.train.save_minutes),
             LearningRateMonitor("step"),
             *bars(),
+            *watchers,
         ],
         enable_progress_bar=bool(bars()),
         enable_model_summary=False,
@@ -269,7 +280,8 @@ def _keep_best(
         tried.append((metrics["dev_cer"], f"{name} of {len(paths)}", state, metrics))
     error, name, state, metrics = min(tried, key=lambda row: row[0])
     module.model.load_state_dict(state)
-    print(f"kept: {name}, dev CER {error:.2f} (tried: {', '.join(f'{row[1]} {row[0]:.2f}' for row in tried)})")
+    unit = "CER" if module.table.spells else "PER"
+    print(f"kept: {name}, dev {unit} {error:.2f} (tried: {', '.join(f'{row[1]} {row[0]:.2f}' for row in tried)})")
     return metrics
 
 

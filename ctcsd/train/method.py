@@ -69,12 +69,15 @@ def _check(cfg: Config) -> None:
         "model.pool": cfg.model.pool,
         "model.mask_width": cfg.model.mask_width,
         "data.num_buckets": cfg.data.num_buckets,
+        "data.streams": cfg.data.streams,
     }
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: at least 1 is needed")
     if train.evaluate_every > cfg.passes:
         raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
+    if cfg.data.shar and cfg.data.streams < (processes := train.devices * train.nodes):
+        raise UserError(f"data.streams={cfg.data.streams} cannot feed {processes} processes: set it to {processes}")
     if train.strategy not in STRATEGIES:
         raise UserError(f"no strategy '{train.strategy}'; known: {', '.join(STRATEGIES)}")
     if train.precision not in PRECISIONS:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 
 class EpochLine(Callback):
-    """One line per epoch: loss, dev WER of every exit, audio-seconds per second, and the time still to come."""
+    """One line per epoch: loss, dev WER (or PER) of every exit, audio-seconds per second, and the time left."""
 
     def __init__(self) -> None:
         self.seconds = 0.0  # of training and evaluation, over all starts of the run
@@ -43,9 +43,10 @@ class EpochLine(Callback):
         )
         left = (trainer.max_epochs - trainer.current_epoch - 1) * spent  # type: ignore[operator]
         speed = (float(pl_module.audio_seconds) - self._audio) / spent  # type: ignore[arg-type]
+        unit = "WER" if pl_module.table.spells else "PER"  # type: ignore[union-attr]
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  "
-            f"loss {float(metrics.get('loss_epoch', float('nan'))):.3f}  dev WER {rates}  "
+            f"loss {float(metrics.get('loss_epoch', float('nan'))):.3f}  dev {unit} {rates}  "
             f"{speed:.0f} audio-s/s  {left / 60:.1f} min to go",
             flush=True,
         )

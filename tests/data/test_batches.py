@@ -15,6 +15,7 @@ from ctcsd.data.augment import spec_augment
 from ctcsd.data.batches import CtcDataset, bucketing_sampler, by_reason, in_order, trainable
 from ctcsd.data.features import compute_features, cuts_file, load_cuts, select_speaker
 from ctcsd.errors import UserError
+from ctcsd.text.tokenizer import UnknownWord
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,26 @@ def test_trainable_leaves_out_what_ctc_cannot_emit(cuts: CutSet) -> None:
     assert all(by_reason(dropped).values()), "both reasons occur"
     with pytest.raises(UserError, match="no training cut is left"):
         trainable(fresh, encode, max_seconds=0.1)
+
+
+def test_words_without_pronunciation(cuts: CutSet) -> None:
+    """An utterance with one is not trained on, and says why; on dev its other phones are compared."""
+
+    def encode(text: str) -> list[int]:
+        if "gnu" in text.split():
+            raise UnknownWord("'gnu' has no pronunciation")
+        return [1]
+
+    fresh = CutSet.from_cuts(MonoCut.from_dict(c.to_dict()) for c in list(cuts)[:4])
+    for cut, text in zip(fresh, ("the gnu", "the cat", "a gnu", "a cat")):
+        cut.supervisions[0].text = text
+    kept, dropped = trainable(fresh, encode, max_seconds=1e6)
+    ids = [cut.id for cut in fresh]
+    assert [cut.id for cut in kept] == ids[1::2] and [cut_id for cut_id, _ in dropped] == ids[::2]
+    assert by_reason(dropped)["a word without pronunciation"] == 2
+    assert dropped[0][1].detail == "'gnu' has no pronunciation: the gnu"
+    batch = CtcDataset(as_decoded=str.upper)[fresh]
+    assert batch.targets is None and batch.texts == ["THE GNU", "THE CAT", "A GNU", "A CAT"]
 
 
 def test_speakers(cuts: CutSet) -> None:

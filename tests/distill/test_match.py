@@ -137,3 +137,11 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         results.append((loss.detach(), *torch.autograd.grad(loss, logits)))
     for a, b in zip(*results):
         torch.testing.assert_close(a, b)
+
+
+def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
+    logits = torch.randn(2, 3, 4, requires_grad=True)
+    loss = 3.0 * frame_kd(logits, torch.randn(2, 3, 4).log_softmax(-1), torch.ones(2, 3, dtype=torch.bool))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

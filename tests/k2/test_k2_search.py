@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brute_force import ARPA, LEXICON, add_words, readings, small_utterances, token_sequences
+from brute_force import (
+    ARPA,
+    LEXICON,
+    PHONE_LEXICON,
+    PHONES,
+    add_words,
+    readings,
+    small_utterances,
+    token_sequences,
+)
 from fakes import random_log_probs
 
 from ctcsd.decode import search
@@ -275,3 +284,18 @@ def test_determinization_that_fills_the_memory_is_refused(
         load_graph("HLG", "standard", lang_dir, table, 1000)
     assert not list((lang_dir / "graphs").iterdir())
     assert load_graph("HLG", "standard", lang_dir, table, 10_000_000).num_arcs > 0
+
+
+def test_words_by_all_their_pronunciations(tmp_path: Path) -> None:
+    """Phones, of which no space says where words part."""
+    (tmp_path / "tokens.txt").write_text(PHONES.text, encoding="utf-8")
+    add_words(tmp_path, PHONE_LEXICON)
+    utterances = small_utterances(11, 8)
+    with PosteriorWriter(tmp_path / "archive", PHONES) as writer:
+        for utterance in utterances:
+            writer.write(*utterance)
+    reader = PosteriorReader(tmp_path / "archive")
+    for (_, log_probs), found in zip(utterances, search(reader, tmp_path, "k2-hlg", lm_scale=0.7, **WIDE)):
+        totals = {words: am + 0.7 * lm for words, (am, lm) in sentences(log_probs, tmp_path).items()}
+        assert found.score == pytest.approx(max(totals.values()), abs=2e-3)
+        assert totals[tuple(found.text.split())] == pytest.approx(found.score, abs=2e-3)

@@ -13,11 +13,9 @@ from ctcsd.text.arpa import read_arpa
 from ctcsd.text.lang import make_lang
 from ctcsd.text.lexicon import (
     lexicon_lines,
-    make_lexicon,
     read_lexicon,
     read_pronunciations,
     read_words,
-    spell,
     word_lines,
 )
 from ctcsd.text.tokenizer import SPACE, Tokenizer
@@ -69,7 +67,7 @@ def test_the_words_and_the_lexicon_of_a_lang_dir(lang: Path) -> None:
 def test_where_the_space_is(tmp_path: Path) -> None:
     for unit, size, cat in (("char", 0, "c a t " + SPACE), ("bpe", 15, SPACE)):
         make_lang(["a cat a act", "cat cats"], tmp_path / unit, unit, size)
-        spelled, missing = spell(["cat", "cut", "act", f"a{SPACE}t"], Tokenizer(tmp_path / unit))
+        spelled, missing = Tokenizer(tmp_path / unit).spell(["cat", "cut", "act", f"a{SPACE}t"])
         assert list(spelled) == ["act", "cat"] and missing == [f"a{SPACE}t", "cut"]
         joined = " ".join(spelled["cat"][0])
         assert joined == cat if unit == "char" else joined.startswith(cat)
@@ -174,20 +172,3 @@ def test_a_pronunciation_dictionary(tmp_path: Path) -> None:
     path.write_text(";;; nothing\n", encoding="utf-8")
     with pytest.raises(UserError, match="cmudict.txt: there is no pronunciation"):
         read_pronunciations(path)
-
-
-def test_a_lexicon_of_phones() -> None:
-    known = {"read": [["R", "EH", "D"], ["R", "IY", "D"]], "a": [["AH"]], "empty": []}
-    words = ["read", "a", "cat", "a"]
-    spelled = {"a": [["AH"]], "cat": [["c", "a", "t"]], "read": known["read"]}
-    assert make_lexicon(words, known) == (spelled, ["cat"])
-    assert make_lexicon(words, known, missing="drop") == ({"a": [["AH"]], "read": known["read"]}, ["cat"])
-    marked, _ = make_lexicon(words, known, word_end=True)
-    assert marked == {"a": [["AH#"]], "cat": [["c", "a", "t#"]], "read": [["R", "EH", "D#"], ["R", "IY", "D#"]]}
-    assert known["a"] == [["AH"]], "the dictionary stays as it is"
-    with pytest.raises(UserError, match="2 of 4 words have no pronunciation; the first is 'cat'"):
-        make_lexicon([*words, "empty"], known, missing="error")
-    with pytest.raises(UserError, match="the lexicon is empty"):
-        make_lexicon(["cat"], known, missing="drop")
-    with pytest.raises(UserError, match="spell, drop, error, not 'skip'"):
-        make_lexicon(words, known, missing="skip")

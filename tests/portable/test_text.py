@@ -51,8 +51,8 @@ def test_bpe_size_too_small(tmp_path: Path) -> None:
 
 
 def test_bad_units_and_texts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no unit 'phone'; known: char, bpe"):
-        make_lang(TEXTS, tmp_path / "lang", "phone", 0)
+    with pytest.raises(UserError, match="no unit 'word'; known: char, bpe, phone"):
+        make_lang(TEXTS, tmp_path / "lang", "word", 0)
     for unit in ("char", "bpe"):
         with pytest.raises(UserError, match="no text"):
             make_lang([""], tmp_path / "lang", unit, 30)
