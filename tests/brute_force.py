@@ -21,7 +21,7 @@ PHONES = TokenTable(["<blk>", "AA", "B", "B#", "AA#"])
 PHONE_LEXICON = "a AA#\na B#\nab AA B#\nba B AA#\nbaa B AA#\nbaa AA#\nc B\nx AA\nxa AA B\n"
 # In each bigram, going on beats backing off: what G gives a sentence is then what the model gives it.
 ARPA = """\\data\\
-ngram 1=9
+ngram 1=10
 ngram 2=6
 
 \\1-grams:
@@ -34,6 +34,7 @@ ngram 2=6
 -0.9\tbaa\t-0.4
 -1.1\tc\t-0.3
 -1.4\tx
+-1.2\txa
 
 \\2-grams:
 -0.3\t<s> a
