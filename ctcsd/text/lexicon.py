@@ -44,7 +44,7 @@ def read_pronunciations(path: Path, stress: bool = False) -> Lexicon:
         if not phones:
             raise UserError(f"{path}: line {number}: '{word}' has no pronunciation")
         word = re.sub(r"(?<=.)\(\d+\)$", "", word).lower()
-        _add(found, word, phones if stress else [phone.rstrip("0123456789") for phone in phones])
+        _add(found, word, phones if stress else [phone.rstrip("0123456789") or phone for phone in phones])
     if not found:
         raise UserError(f"{path}: there is no pronunciation in it")
     return found

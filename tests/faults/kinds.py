@@ -20,6 +20,7 @@ from ctcsd.config import METHODS_DIR, Config, load_config, method_config, save_c
 from ctcsd.data.batches import CtcDataset, references
 from ctcsd.data.features import compute_features, load_cuts
 from ctcsd.data.prepare import load_file
+from ctcsd.data.shar import open_shards, write_shar
 from ctcsd.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
 from ctcsd.decode.posterior_input import scaled_log_prior
 from ctcsd.errors import UserError
@@ -29,7 +30,7 @@ from ctcsd.run_dir import RunDir
 from ctcsd.stamp import changed, mark
 from ctcsd.text.arpa import read_arpa
 from ctcsd.text.lang import make_lang
-from ctcsd.text.lexicon import read_lexicon, read_words
+from ctcsd.text.lexicon import read_lexicon, read_pronunciations, read_words
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import average_checkpoints, load_model, save_model
 from ctcsd.train.infer import write_posteriors
@@ -37,6 +38,7 @@ from ctcsd.train.method import check
 from ctcsd.train.resume import newest_whole
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "the dog sat", "cats and dogs ran on", "no mat no cat"]
+WORDS = sorted({word for text in TEXTS for word in text.split()})
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def make_world(root: Path) -> Path:
     for split in ("train", "dev", "test"):
         CutSet.from_cuts(cuts).to_file(root / "data" / "manifests" / f"cuts_{split}.jsonl.gz")
         compute_features(root / "data", Config(), split, jobs=1)
+    write_shar(root / "data", Config(), root / "shards", shard_size=3)
+    (root / "dictionary").write_text(";;; phones\n" + "".join(f"{w.upper()}  {' '.join(w.upper())}0\n" for w in WORDS))
     lang, run = root / "lang", RunDir(root / "exp" / "ctc" / "seed1")
     table = make_lang(TEXTS, lang, "char", 0)
     cfg = method_config(
@@ -121,9 +125,13 @@ def kinds(root: Path) -> dict[str, Kind]:
     def cut_set() -> Any:
         return [cut.to_dict() for cut in load_cuts(cuts, 1)], references(cuts)
 
-    def batch() -> Any:
-        found = CtcDataset(lambda text: [1, 2])[load_cuts(cuts, 1)]
+    def batch(read: Callable[[], CutSet] = lambda: load_cuts(cuts, 1)) -> Any:
+        found = CtcDataset(lambda text: [1, 2])[read()]
         return found.features.numpy(), found.lengths.tolist(), found.texts, found.cut_ids
+
+    def sharded() -> Any:
+        shards = open_shards(root / "shards", "fbank80/cuts_train.jsonl.gz")
+        return batch(lambda: CutSet.from_cuts([cut for shard in shards for cut in shard.read()]))
 
     def posteriors() -> Any:
         return dict(PosteriorReader(archive, lang))
@@ -171,6 +179,9 @@ def kinds(root: Path) -> dict[str, Kind]:
         "cuts": Kind(cuts, cut_set),
         "cuts, repacked": Kind(cuts, batch, lambda b: b[0].ndim == 3 and len(b[2]) == len(set(b[3])), packed=True),
         "features": Kind(data / "fbank80" / "test" / "feats.lca", batch),
+        "shard": Kind(root / "shards" / "features.000000.tar", sharded),
+        "manifest of a shard": Kind(root / "shards" / "cuts.000000.jsonl.gz", sharded),
+        "index of shards": Kind(root / "shards" / "index.json", sharded),
         "wav": Kind(root / "a.wav", lambda: load_file(root / "a.wav"), _sound_audio, refusals=(Exception,)),
         "flac": Kind(  # the sampling rate in its header is in no checksum
             root / "a.flac",
@@ -186,6 +197,13 @@ def kinds(root: Path) -> dict[str, Kind]:
             lang / "lexicon.txt",
             lambda: read_lexicon(lang / "lexicon.txt", TokenTable.load(lang).ids),
             lambda found: all(map(_unique_words, (found, TokenTable.load(lang).ids))),
+        ),
+        "dictionary": Kind(
+            root / "dictionary",
+            lambda: read_pronunciations(root / "dictionary", False),
+            lambda found: all(
+                phone for variants in found.values() for phones in variants for phone in (phones or [""])
+            ),
         ),
         "lm.arpa": Kind(
             lang / "lm.arpa",
