@@ -84,3 +84,44 @@ def table(
     print(text)
     if out:
         out.write_text(markdown, encoding="utf-8")
+
+
+@app.command()
+def relate(
+    exp: Path = typer.Argument(..., help="Folder below which the runs lie."),
+    x: str = typer.Option("ref_agreement", help="The column of results.jsonl on the x axis."),
+    y: List[str] = typer.Option(["cer"], help="The column on the y axis; may be given several times."),
+    over: Optional[str] = typer.Option(
+        None, metavar="NAME", help="In place of --x: a setting of the methods, whose values --at gives."
+    ),
+    at: Optional[List[str]] = typer.Option(
+        None,
+        metavar="VALUE:METHOD",
+        help="A method and its place on the x axis, as 0.5:kd_full+distill.frames=partial:0.5.",
+    ),
+    split: str = typer.Option("dev", help="Split."),
+    decoder: str = typer.Option("greedy", help="Search method."),
+    out: Path = typer.Option(Path("relation.png"), help="The picture; its numbers go into a .json beside it."),
+) -> None:
+    """How the students' errors go with their agreement with a teacher, or with a setting of the method.
+
+    One point per method and seed, and the correlation over the methods' means. With --over and --at a curve, such as
+    errors and agreement against the share of blank frames that are masked.
+    """
+    import json
+
+    from ctcsd.errors import UserError
+    from ctcsd.score.plot import plot_relations
+    from ctcsd.score.relation import places_of, relation
+    from ctcsd.score.run import read_rows
+    from ctcsd.text.files import replacing
+
+    if at and not over:
+        raise UserError("--at wants --over: the name of what its values are, such as 'masking ratio'")
+    places = places_of(at or []) if over else None
+    rows = [row for row in read_rows(exp) if row["split"] == split and row["decoder"] == decoder]
+    found = [relation(rows, over or x, column, places) for column in y]
+    print("\n".join(each.describe() for each in found))
+    with replacing(out.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps([each.figures() for each in found], indent=1) + "\n", encoding="utf-8")
+    plot_relations(out, found, curve=places is not None)

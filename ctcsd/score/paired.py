@@ -11,7 +11,7 @@ from ctcsd.errors import UserError
 from ctcsd.run_dir import RunDir
 from ctcsd.score.files import read_jsonl
 from ctcsd.score.significance import PairedDifference, paired_bootstrap
-from ctcsd.score.tables import WARM, Row, label, markdown, with_seeds
+from ctcsd.score.tables import WARM, Row, label, markdown, student_rows, with_seeds
 
 HEADER = ("method", "exit", "unit", "difference", "95 % interval", "probability of improvement")
 UNITS = {"WER": ("word_errors", "words"), "CER": ("char_errors", "chars")}
@@ -32,7 +32,8 @@ def paired_table(rows: Sequence[Row], baseline: str | None = None) -> str:
     if reference is None or len(methods) == 1:
         return ""
     decoder = next(row["decoder"] for row in rows if label(row) == reference)
-    systems = {name: _student([r for r in rows if label(r) == name and r["decoder"] == decoder]) for name in methods}
+    found = {name: [row for row in rows if label(row) == name and row["decoder"] == decoder] for name in methods}
+    systems = {name: {row["seed"]: row for row in student_rows(runs)} for name, runs in found.items()}
     base = systems.pop(reference)
     exit = next(iter(base.values()))["exit"]
     lines = [line for name, runs in systems.items() if runs for line in _lines(name, runs, base)]
@@ -70,13 +71,6 @@ def _baseline(methods: Sequence[str], wanted: str | None) -> str | None:
     if wanted and not found:
         raise UserError(f"no baseline '{wanted}' among the methods: {', '.join(methods)}")
     return found
-
-
-def _student(rows: Sequence[Row]) -> dict[int, Row]:
-    """Seed -> row of the student exit, or of the first there is."""
-    exits = [row["exit"] for row in rows]
-    exit = "student" if "student" in exits else exits[0] if exits else None
-    return {row["seed"]: row for row in rows if row["exit"] == exit}
 
 
 def _lines(name: str, runs: dict[int, Row], base: dict[int, Row]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Pictures: the alignment of teacher and student, and a sweep of search options."""
+"""Pictures: the alignment of teacher and student, a sweep of search options, one figure of students against another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ctcsd.errors import UserError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ctcsd.score.relation import Relation
     from ctcsd.score.sweep import Point
 
 EDGE = 12  # frames; spikes that are farther off are shown there
@@ -71,6 +73,29 @@ def plot_sweep(path: Path, points: Sequence[Point], title: str) -> None:
         for y, line in enumerate(rates):
             for x, rate in enumerate(line):
                 axes.text(x, y, f"{rate:.1f}", ha="center", va="center", color="white")
+
+
+def plot_relations(path: Path, found: Sequence[Relation], curve: bool) -> None:
+    """A PNG with a panel per relation: a point per seed, in a colour per method or on a line through the means.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    methods = list(dict.fromkeys(name for relation in found for name in relation.points))
+    with picture(path, (6.0 * len(found), 4.2 if curve else 4.2 + 0.2 * len(methods))) as figure:
+        for axes, relation in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
+            axes.set_xlabel(relation.x)
+            axes.set_ylabel(relation.y)
+            if curve:
+                means = sorted(tuple(map(fmean, zip(*runs))) for runs in relation.points.values())
+                axes.plot(*zip(*means), color="C0")
+            for name, runs in relation.points.items():
+                number = methods.index(name)
+                look = {"color": "C0"} if curve else {"color": f"C{number % 10}", "marker": "osD^v"[number // 10 % 5]}
+                axes.scatter(*zip(*runs), s=24, label=name, **look)
+        if not curve:
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower left", fontsize="small")
 
 
 @contextmanager

@@ -20,6 +20,12 @@ def with_seeds(name: str, seeds: int) -> str:
     return f"{name}, {seeds} seeds" if seeds > 1 else name
 
 
+def student_rows(rows: Sequence[Row]) -> list[Row]:
+    """Of one method's rows those of its student exit, or of the first exit there is."""
+    exits = [row["exit"] for row in rows]
+    return [row for row in rows if row["exit"] == ("student" if "student" in exits else exits[0])]
+
+
 def results_table(rows: Sequence[Row], dev: str, test: str) -> str:
     """One line per method, exit and decoder, in the order of the rows; columns that no row fills are left out.
 
