@@ -157,7 +157,7 @@ if wanted 0 "data"; then
   # xargs parts words as a shell does, quotes and all, but runs nothing that stands in them.
   words=$(xargs -r printf '%s\n' <<< "$prepare_args") || fail "--prepare: the quotes of $prepare_args do not match" 2
   extra=()
-  [ -z "$words" ] || mapfile -t extra <<< "$words"
+  [ -z "$words" ] || mapfile -t extra <<< "$(sed -E 's/^(--[a-z-]+)=/\1\n/' <<< "$words")"  # --dir=D is --dir D
   inputs=(--depends "$recipe/local")
   # A file or folder that the recipe is told to read is an input too: when it changes, the data is prepared again.
   for i in "${!extra[@]}"; do

@@ -54,3 +54,34 @@ def test_run_once(tmp_path: Path) -> None:
     failing = ["-c", "raise SystemExit(3)"]
     assert run_once(marker, [source], [], failing) == 3
     assert run_once(marker, [source], [], failing) == 3, "a failed command is not done"
+
+
+def test_a_file_is_its_content_however_its_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("one")
+    (tmp_path / "b").write_text("two")
+    mark(Path("marker"), depends({}, [Path("a"), Path("b")]))
+    assert changed(Path("marker"), depends({}, [tmp_path / "b", tmp_path / "a"])) is None
+    (tmp_path / "a").write_text("two")
+    (tmp_path / "b").write_text("one")
+    assert changed(Path("marker"), depends({}, [Path("a"), Path("b")])) == "file a changed, file b changed"
+
+
+def test_a_refused_command_leaves_the_marker_to_its_caller(tmp_path: Path) -> None:
+    mark(tmp_path / "m", {"option": 1})
+    assert not up_to_date("thing", tmp_path / "m", {"option": 2}, keep=True)
+    assert up_to_date("thing", tmp_path / "m", {"option": 1})
+
+
+def test_run_once_does_not_depend_on_its_own_output(tmp_path: Path) -> None:
+    """The data folder lies below the folder of recordings, as with --audio my --data my/data."""
+    data, log = tmp_path / "my" / "data", tmp_path / "log"
+    (data / "audio").mkdir(parents=True)
+    (tmp_path / "my" / "one.wav").write_bytes(b"1")
+    script = f"open({str(log)!r}, 'a').write('x'); open({str(data / 'audio' / 'u.flac')!r}, 'w').write('y')"
+    for _ in range(2):
+        assert run_once(data / ".prepared", [tmp_path / "my"], [], ["-c", script]) == 0
+    assert log.read_text() == "x"
+    (tmp_path / "my" / "two.wav").write_bytes(b"2")
+    assert run_once(data / ".prepared", [tmp_path / "my"], [], ["-c", script]) == 0
+    assert log.read_text() == "xx"

@@ -45,7 +45,7 @@ class Limits:
 class Kept:
     """One utterance that passed: its FLAC file is `name`.flac with `num_samples` at 16 kHz, scaled by `gain`.
 
-    `source`: the file itself, where it is used as it lies.
+    `sound`: a digest of its samples as read. `source`: the file itself, where it is used as it lies.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Kept:
     num_samples: int
     clipped: float
     gain: float
+    sound: str
     source: Path | None = None
 
     @property

@@ -95,7 +95,7 @@ def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> CutSet:
         with writing(storage):
             done = cuts.to_eager().compute_and_store_features(
                 extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=num_mel_bins)),
-                storage_path=storage / "feats",
+                storage_path=storage.absolute() / "feats",
                 num_jobs=min(jobs, len(cuts)),
                 storage_type=LilcomChunkyWriter,
                 progress_bar=sys.stderr.isatty(),

@@ -73,8 +73,9 @@ def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
         features = _parts(cut, "features")
         where = features[0].storage_path if features else "a cut set without features"
         sharded = features and features[0].storage_type in SHARD_STORAGES
+        state = "missing" if isinstance(error, FileNotFoundError) else "damaged"
         raise UserError(
-            f"{where}: the features of cut {cut.id}, or of another in its batch, are damaged "
+            f"{where}: the features of cut {cut.id}, or of another in its batch, are {state} "
             f"({error or type(error).__name__}): delete them and run {'ctcsd shar' if sharded else 'stage 1'} again"
         ) from None
 

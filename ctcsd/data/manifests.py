@@ -49,7 +49,7 @@ def _cut(one: Kept, audio_dir: Path, language: str) -> MonoCut:
         text=one.text,
         language=language,
         speaker=one.speaker,
-        custom={"text_raw": one.text_raw},
+        custom={"text_raw": one.text_raw, "sound": one.sound},  # other sound: other features, however it is called
     )
     return MonoCut(
         id=one.name, start=0.0, duration=one.seconds, channel=0, supervisions=[supervision], recording=recording

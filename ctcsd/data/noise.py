@@ -15,7 +15,7 @@ from lhotse import CutSet, Recording, RecordingSet, load_manifest
 from lhotse.cut import Cut, append_cuts
 
 from ctcsd.data.audio import FORMATS
-from ctcsd.data.checks import SAMPLING_RATE
+from ctcsd.data.checks import SAMPLING_RATE, sound_digest
 from ctcsd.data.features import load_cuts
 from ctcsd.data.integrity import check_cuts, read_wave
 from ctcsd.data.manifests import write_jsonl
@@ -63,8 +63,10 @@ def write_noisy(
 def _noise(data_dir: Path, noise: str, train: str, seed: int) -> list[Cut]:
     """One kind of noise, as cuts of 16 kHz and one channel."""
     if noise in MADE:
-        path = data_dir / "noise" / f"{noise}_{train}_{seed}.flac"
-        _write_flac(path, MADE[noise](_speech(data_dir, train, random.Random(seed)), np.random.default_rng(seed)))
+        samples = MADE[noise](_speech(data_dir, train, random.Random(seed)), np.random.default_rng(seed))
+        digest = sound_digest(samples, SAMPLING_RATE)[:8]  # other speech, another noise
+        path = data_dir.absolute() / "noise" / f"{noise}_{train}_{seed}_{digest}.flac"
+        _write_flac(path, samples)
         return [Recording.from_file(path).to_cut()]
     cuts = []
     for cut in _cuts_of(Path(noise)):

@@ -101,11 +101,9 @@ def prepare(
                 (output.audio / f"{task.name}.flac").unlink(missing_ok=True)
             else:
                 seen[result.digest] = task.utterance.id
-                output.keep(
-                    Kept(
-                        task.name, task.utterance.text, task.text, task.utterance.speaker, task.split, *result.measures
-                    )
-                )
+                heard = task.utterance
+                kept = (task.name, heard.text, task.text, heard.speaker, task.split, *result.measures)
+                output.keep(Kept(*kept, result.digest, result.source))
         return output.finish(limits, max_bad)
 
 
@@ -121,10 +119,11 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Done:
-    """Audio that is fit: a digest of the samples as read, and (samples at 16 kHz, clipped share, gain, source)."""
+    """Audio that is fit: a digest of the samples as read, (samples at 16 kHz, clipped share, gain), and its file."""
 
     digest: str
-    measures: tuple[int, float, float, Path | None]
+    measures: tuple[int, float, float]
+    source: Path | None = None
 
 
 def _select(
@@ -172,7 +171,7 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
         return drop
     digest = sound_digest(mono, rate)
     if task.utterance.source and rate == SAMPLING_RATE and mono.size == samples.size:
-        return _Done(digest, (len(mono), clipped_share(mono), 1.0, task.utterance.source.absolute()))
+        return _Done(digest, (len(mono), clipped_share(mono), 1.0), task.utterance.source.absolute())
     resampled = mono if rate == SAMPLING_RATE else soxr.resample(mono, rate, SAMPLING_RATE)
     # lossy codecs and resampling overshoot full scale: turning the utterance down keeps its shape, unlike cutting
     gain = min(1.0, 0.999 / max(float(np.abs(resampled).max()), 1e-9))
@@ -181,4 +180,4 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
     soundfile.write(encoded, pcm, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     # written by Python and not by libsndfile, which does not report a full disk
     (audio_dir / f"{task.name}.flac").write_bytes(encoded.getvalue())
-    return _Done(digest, (len(pcm), clipped_share(mono), gain, None))
+    return _Done(digest, (len(pcm), clipped_share(mono), gain))

@@ -17,6 +17,7 @@ from ctcsd.lock import locked
 
 PARTIAL = ".preparing"
 FAILED = "dropped.failed.tsv"
+REPORT = "report.json"
 
 
 class Output:
@@ -34,6 +35,8 @@ class Output:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.out_dir, f"another preparation is writing into {self.out_dir}")
         self._lock.__enter__()
+        if not (self.out_dir / REPORT).is_file():
+            self._refuse_what_is_not_ours()
         shutil.rmtree(self.partial, ignore_errors=True)  # of a killed run
         self.audio.mkdir(parents=True)
         return self
@@ -58,9 +61,7 @@ class Output:
         self._refuse(max_bad)
         report = build_report(self.language, self.kept, self.dropped, limits)
         write_manifests(self.partial / "manifests", self.kept, self.out_dir / "audio", self.language)
-        (self.partial / "report.json").write_text(
-            json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (self.partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         text = report_text(report)
         (self.partial / "report.txt").write_text(text, encoding="utf-8")
         self._move()
@@ -88,10 +89,19 @@ class Output:
             os.replace(self.partial / "dropped.tsv", self.out_dir / FAILED)
             raise UserError(f"{message}; all drops: {self.out_dir / FAILED}")
 
+    def _refuse_what_is_not_ours(self) -> None:
+        for name in ("audio", "manifests"):
+            if (self.out_dir / name).exists():
+                self._lock.__exit__(None, None, None)
+                raise UserError(
+                    f"{self.out_dir / name} is not of a preparation ({REPORT} is missing beside it) and would be "
+                    "replaced: give another data folder"
+                )
+
     def _move(self) -> None:
-        """Manifests go first and come last: without them nothing looks whole."""
+        """Manifests go first and come last: without them nothing looks whole. The report says that the rest is ours."""
         shutil.rmtree(self.out_dir / "manifests", ignore_errors=True)
         shutil.rmtree(self.out_dir / "audio", ignore_errors=True)
         (self.out_dir / FAILED).unlink(missing_ok=True)
-        for name in ("audio", "dropped.tsv", "report.json", "report.txt", "manifests"):
+        for name in (REPORT, "audio", "dropped.tsv", "report.txt", "manifests"):
             os.replace(self.partial / name, self.out_dir / name)

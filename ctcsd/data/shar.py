@@ -117,14 +117,16 @@ def write_shar(data_dir: Path, cfg: Config, folder: Path, shard_size: int) -> No
     print(f"{folder}: {len(cuts)} cuts in {-(-len(cuts) // shard_size)} shards", flush=True)
 
 
-def open_shards(folder: Path, source: str) -> list[Shard]:
+def open_shards(folder: Path, source: str, digest: str | None = None) -> list[Shard]:
     """The shards of a folder.
 
     Args:
         source: the cut set that they should be of, as it is called below the data folder.
+        digest: its `file_hash`; None where it is not on this machine.
 
     Raises:
-        UserError: there are none; they are of another cut set; a file is missing or not as long as it was.
+        UserError: there are none; they are of another cut set, or of another state of it; a file is missing or not as
+            long as it was.
     """
     if not (folder / INDEX).is_file():
         raise UserError(f"no shards at {folder} ({INDEX} is missing): make them with 'ctcsd shar'")
@@ -133,6 +135,8 @@ def open_shards(folder: Path, source: str) -> list[Shard]:
     try:
         if index["source"] != source:
             raise UserError(f"the shards at {folder} are of {index['source']}, not of {source}: {REMEDY}")
+        if digest and index["sha256"] != digest:
+            raise UserError(f"the shards at {folder} are of another state of {source}: {REMEDY}")
         for number, (cuts, *sizes) in enumerate(index["shards"]):
             shard = _shard(folder, index["field"], number, int(cuts))
             for path, size in zip((shard.manifest, shard.data), sizes, strict=True):

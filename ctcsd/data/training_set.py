@@ -18,6 +18,7 @@ from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.data.shar import open_shards
 from ctcsd.data.sharded import Sharded
 from ctcsd.data.shares import Shares, share
+from ctcsd.stamp import file_hash
 
 Encode = Callable[[str], list[int]]
 
@@ -53,7 +54,8 @@ def training_set(cfg: Config, data_dir: Path, encode: Encode | None, frames_of: 
     """
     source = cuts_file(data_dir, cfg, cfg.data.train)
     if cfg.data.shar:
-        shards = open_shards(Path(cfg.data.shar), str(source.relative_to(data_dir)))
+        digest = file_hash(source) if source.is_file() else None
+        shards = open_shards(Path(cfg.data.shar), str(source.relative_to(data_dir)), digest)
         return Sharded(shards, cfg.data, cfg.seed, encode, frames_of)
     cuts, dropped = trainable(load_cuts(source, stage=1), encode, cfg.data.max_seconds, frames_of)
     return InMemory(cuts, dropped, cfg, bool(encode))

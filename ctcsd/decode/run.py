@@ -101,13 +101,14 @@ def _search_archive(
         files.append(Path(options["rescore_lm"]))
     needs = depends(options, files)
     lists = [run.nbest(method, split, exit)] if name == "k2-nbest" or options.get("nbest") else []
-    if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target, *lists]):
-        run.nbest(method, split, exit).unlink(missing_ok=True)
+    if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target, *lists], keep=True):
         reader = PosteriorReader(run.archive(split, exit), lang_dir)
         failures: dict[str, str] = {}
         fallbacks: Counter[str] = Counter()
         cost = Cost()
-        found = search(reader, lang_dir, name, **options)
+        found = search(reader, lang_dir, name, **options)  # or refuses the options, and what is there stays
+        for stale in (marker, run.nbest(method, split, exit)):
+            stale.unlink(missing_ok=True)
         cost.start()
         if lists:
             found = write_nbest(lists[0], found)
@@ -147,7 +148,7 @@ def _hand_over(
     command.append(f"data.more_tests={json.dumps(cfg.data.more_tests)}")
     command += [part for exit in exits for part in ("--exit", exit)]
     command += [part for method in methods for part in ("--method", method)]
-    options = {name: value for name, value in vars(cfg.decode).items() if name != "methods" and value is not None}
-    command += [f"decode.{name}={json.dumps(value)}" for name, value in options.items()]
+    options = {name: value for name, value in vars(cfg.decode).items() if name != "methods"}
+    command += [f"decode.{name}={json.dumps(value)}" for name, value in options.items()]  # None too: run's may differ
     if subprocess.run(command, check=False).returncode != 0:
         raise UserError(f"the search under {python} failed; its message stands above")

@@ -51,8 +51,11 @@ def copy_arpa(source: Path, target: Path) -> list[str]:
             line = line.lower()
             if line.startswith("\\"):
                 section = line.strip()
-            elif section == "\\1-grams:" and line:
-                words.append(_FIELDS.split(line)[1])
+            elif section == "\\1-grams:" and line.strip(" \t"):
+                fields = _FIELDS.split(line.strip(" \t"))
+                if len(fields) < 2:
+                    raise UserError(f"{source}: a 1-gram without a word: '{line}'")
+                words.append(fields[1])
             out.write(f"{line}\n")
         if section != "\\end\\" or not words:
             raise UserError(f"{source}: not a whole ARPA file")

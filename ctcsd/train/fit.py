@@ -39,6 +39,7 @@ from ctcsd.train.checkpoint import (
     MODEL_FILE,
     AtomicCheckpointIO,
     average_checkpoints,
+    by_dev_error,
     load_model,
     save_model,
 )
@@ -56,7 +57,7 @@ from ctcsd.train.unreadable import Unreadable
 # What may change without making the same training another one.
 NEUTRAL = {
     "data": ("test", "more_tests", "workers", "max_bad"),
-    "lang": ("lm_order", "lm_text", "lm_prune", *PHONE_KEYS),  # dictionary.txt counts for those of phones
+    "lang": ("lm_order", "lm_text", "lm_prune", "lm_arpa", *PHONE_KEYS),  # dictionary.txt counts for those of phones
     "train": ("save_minutes", "guard", "split_on_oom", "preflight", "devices", "nodes", "strategy", "accumulate"),
 }
 
@@ -77,6 +78,7 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         options[section] = {key: value for key, value in options[section].items() if key not in ignored}
     if not cfg.data.shar:  # of which alone there are streams
         del options["data"]["shar"], options["data"]["streams"]
+    _by_content(options, cfg)
     train = Path(cfg.data.shar) / INDEX if cfg.data.shar else cuts_file(data_dir, cfg, cfg.data.train)
     inputs = [train, cuts_file(data_dir, cfg, cfg.data.dev), lang_dir / "tokens.txt"]
     if (dictionary := lang_dir / DICTIONARY).is_file():
@@ -89,7 +91,7 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         inputs += [path for path in sorted(backbone.iterdir()) if path.suffix in (".json", ".safetensors", ".bin")]
     needs = depends(options, inputs)
     done = run_dir / ".done"
-    if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE]):
+    if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE], keep=True):
         return
     if not is_first():  # that one looks after the folder
         fit(*build(cfg, data_dir, lang_dir), run_dir)
@@ -101,6 +103,16 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
         result = fit(module, data, run_dir)
         mark(done, needs)
     print(f"{run_dir}: {result['seconds'] / 60:.1f} minutes, peak memory {result['peak_memory_mib']} MiB")
+
+
+def _by_content(options: dict[str, Any], cfg: Config) -> None:
+    """Paths out of the options, but that there is one: what lies there counts by its content, wherever it is."""
+    options["init_from"] = bool(cfg.init_from)
+    options["distill"].update(checkpoint=bool(cfg.distill.checkpoint), archive=bool(cfg.distill.archive))
+    if cfg.data.shar:
+        options["data"]["shar"] = True
+    if Path(cfg.model.backbone).is_dir():
+        options["model"]["backbone"] = True
 
 
 def _begin(run_dir: Path, needs: dict[str, Any]) -> None:
@@ -267,7 +279,7 @@ def _keep_best(
 ) -> dict[str, float]:
     """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error."""
     # By the files themselves: Lightning forgets its list where the run's folder was moved between two starts.
-    ranked = sorted(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"), key=lambda p: float(p.stem.split("-cer")[1]))
+    ranked = by_dev_error(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"))
     ranked = trainer.strategy.broadcast(ranked)  # the first process may be about to delete one
     tried: list[tuple[float, str, dict[str, torch.Tensor], dict[str, float]]] = []
     # A kill may have left one more than is kept.

@@ -115,15 +115,19 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
     """
     source = cuts_file(data_dir, cfg, cfg.data.train)
     needs = depends({"cuts": PRIOR_CUTS}, [source, run / MODEL_FILE])
-    targets = {name: RunDir(run).prior(name) for name in exits}
-    marker = run / "posteriors" / ".prior.done"
-    if up_to_date("token priors", marker, needs, targets.values()):
+    markers = {name: run / "posteriors" / f".prior-{name}.done" for name in exits}
+    targets = {
+        name: target
+        for name, target in ((name, RunDir(run).prior(name)) for name in exits)
+        if not up_to_date(f"token prior of {name}", markers[name], needs, [target])
+    }
+    if not targets:
         return
     table = TokenTable.load(lang_dir)
     model = _model_of(run, table)
     cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())[:PRIOR_CUTS]
     with tempfile.TemporaryDirectory() as folder:
-        archives = {name: Path(folder) / name for name in exits}
+        archives = {name: Path(folder) / name for name in targets}
         write_posteriors(model, CutSet.from_cuts(cuts), archives, table)
         for name, target in targets.items():
             total, frames = np.zeros(len(table)), 0
@@ -133,5 +137,5 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as partial:
                 np.save(partial, (total / frames).astype(np.float32))
-    mark(marker, needs)
-    print(f"token priors: {', '.join(exits)}, over {len(cuts)} training cuts", flush=True)
+            mark(markers[name], needs)
+    print(f"token priors: {', '.join(targets)}, over {len(cuts)} training cuts", flush=True)

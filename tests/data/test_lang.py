@@ -44,6 +44,7 @@ def test_made_again_when_an_option_or_an_input_changes(tmp_path: Path, capsys: p
     for content, message in (
         ("\\data\\\n", "not a whole ARPA"),
         ("\\1-grams:\n-1\ta\n-1\tA\n\\end\\\n", "their case alone"),
+        ("\\1-grams:\n-1\n\\end\\\n", "a 1-gram without a word: '-1'"),
     ):
         (tmp_path / "odd.arpa").write_text(content)
         with pytest.raises(UserError, match=message):

@@ -216,6 +216,29 @@ def test_too_many_drops_is_an_error_and_leaves_the_old_output(corpus, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("folder", ["audio", "manifests"])
+def test_recordings_that_lie_in_the_data_folder_are_not_replaced(corpus, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "mine.wav").write_bytes(b"the only copy")
+    with pytest.raises(UserError, match=rf"{folder} is not of a preparation \(report.json is missing"):
+        prepare(corpus, tmp_path, "en")
+    assert (tmp_path / folder / "mine.wav").read_bytes() == b"the only copy"
+    (tmp_path / folder / "mine.wav").unlink()
+    (tmp_path / folder).rmdir()
+    assert prepare(corpus, tmp_path, "en"), "and the folder is not locked"
+
+
+def test_other_sound_of_the_same_length_makes_another_manifest(corpus, tmp_path):
+    from dataclasses import replace
+
+    prepare(corpus, tmp_path, "en")
+    before = snapshot(tmp_path)
+    samples, rate = corpus[0].load()
+    prepare([replace(corpus[0], load=partial(give, samples * 0.5, rate)), *corpus[1:]], tmp_path, "en")
+    changed = {name for name, digest in snapshot(tmp_path).items() if digest != before[name]}
+    assert any("cuts_" in name for name in changed), changed
+
+
 def test_empty_split_no_utterances_unknown_split(corpus, tmp_path):
     from dataclasses import replace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -72,3 +73,27 @@ def test_each_has_its_options_its_folder_and_its_cost(run: RunDir, tmp_path: Pat
 def test_wrong_ones_are_one_line(run: RunDir, tmp_path: Path, lang_dir: Path, method: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         search_run(run.path, lang_dir, config(tmp_path), ["student"], [method])
+
+
+def test_a_refused_search_leaves_what_was_found_before(run: RunDir, tmp_path: Path, lang_dir: Path) -> None:
+    search_run(run.path, lang_dir, config(tmp_path, "decode.prior_scale=0.5"), ["student"], ["greedy"])
+    with pytest.raises(UserError, match="no prior can be read"):
+        search_run(
+            run.path, lang_dir, load_config([], ["decode.prior_scale=0.5", "decode.prior=x"]), ["student"], ["greedy"]
+        )
+    assert run.hypotheses_marker("greedy", "dev", "student").is_file()
+
+
+def test_options_that_are_not_set_are_handed_over_too(
+    run: RunDir, tmp_path: Path, lang_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the other interpreter would take the run's own configuration, which may name some."""
+    commands = []
+    monkeypatch.setattr(
+        "ctcsd.decode.run.subprocess.run", lambda command, check: commands.append(command) or CompletedProcess([], 0)
+    )
+    search_run(run.path, lang_dir, Config(), ["student"], ["k2-hlg"], k2_python=Path("/k2/python"))
+    given = [part for part in commands[0] if part.startswith("decode.")]
+    assert "decode.lm_scale=null" in given
+    cfg = load_config([], ["decode.lm_scale=0.9", "decode.prior=x", *given])
+    assert {**vars(cfg.decode), "methods": None} == {**vars(Config().decode), "methods": None}

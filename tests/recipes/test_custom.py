@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import lhotse
 import numpy as np
@@ -183,6 +184,33 @@ def test_partners_that_are_missing_are_listed(speech, wavs, tmp_path):
     (kaldi / "text").write_text("".join([*texts[1:], "v nobody says this\n"]))
     prepare(tmp_path / "out", "--transcripts", kaldi)
     assert drops(tmp_path / "out") == {"u00": "missing transcript", "v": "missing audio"}
+
+
+def test_segments_without_ids_and_tables_with_tabs(speech, wavs, tmp_path):
+    """NeMo's rows name one file many times; Kaldi's files may part their columns with tabs."""
+    kaldi = write_kaldi(tmp_path / "kaldi", speech, wavs)
+    ends = np.cumsum([len(samples) for _, samples in speech]) / 16000
+    rows = [
+        {"audio_filepath": "long.flac", "offset": end - len(samples) / 16000, "duration": len(samples) / 16000}
+        | {"text": text, "speaker": f"spk{number % 3}"}
+        for number, (end, (text, samples)) in enumerate(zip(ends, speech))
+    ]
+    (kaldi / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(tmp_path / "nemo", "--transcripts", kaldi / "t.jsonl")
+    for table in ("wav.scp", "text", "utt2spk"):
+        lines = (kaldi / table).read_text().splitlines(keepends=True)
+        (kaldi / table).write_text("".join(line.replace(" ", "\t", 1) for line in lines))
+    prepare(tmp_path / "out", "--transcripts", kaldi)
+    assert corpus(tmp_path / "nemo") == corpus(tmp_path / "out")
+    assert sum(map(len, corpus(tmp_path / "out").values())) == COUNT and not drops(tmp_path / "out")
+
+
+def test_the_output_below_the_audio_is_not_listed(speech, wavs, tmp_path):
+    table, audio = write_tsv(tmp_path / "t.tsv", speech), tmp_path / "my"
+    shutil.copytree(wavs, audio)
+    for _ in range(2):
+        prepare(audio / "data", "--transcripts", table, "--audio", audio)
+        assert not drops(audio / "data")
 
 
 @pytest.mark.parametrize(

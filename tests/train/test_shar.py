@@ -163,6 +163,16 @@ def test_what_is_missing_or_cut_off_is_told_in_one_line(
     assert done.returncode == 1 and "holds no shards" in done.stderr
 
 
+def test_shards_of_an_earlier_preparation(small_corpus: Path, shards: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(small_corpus, tmp_path / "data"))
+    cuts = load_cuts(data / SOURCE, stage=1)
+    CutSet.from_cuts(list(cuts)[1:]).to_file(data / SOURCE)
+    cfg = Config(data=DataConfig(shar=str(shards)))
+    training_set(cfg, small_corpus, encode, fbank_frames)
+    with pytest.raises(UserError, match="are of another state of fbank80/cuts_train.jsonl.gz: make the shards again"):
+        training_set(cfg, data, encode, fbank_frames)
+
+
 def test_shards_that_are_cut_off_while_they_are_read(shards: Path, copy: Path) -> None:
     tar = copy / "features.000002.tar"
     whole = tar.read_bytes()

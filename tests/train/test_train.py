@@ -78,6 +78,8 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
     assert (tmp_path / ".old" / "seed1-1" / "model.safetensors").is_file()
     refused = train(small_corpus, run, "ctc", *TINY, "model.conv_kernel=16")
     assert refused.returncode == 1 and "model.conv_kernel must be odd" in refused.stderr
+    other_language_model = train(small_corpus, run, "ctc", *TINY, "train.epochs=1", "train.lr=0.002", "lang.lm_arpa=x")
+    assert "up to date" in other_language_model.stdout, "what was refused has left the run as it was"
     assert (run / "model.safetensors").is_file(), "what does not fit together moves nothing"
     mine = tmp_path / "mine"
     mine.mkdir()

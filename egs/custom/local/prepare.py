@@ -82,7 +82,7 @@ def main(
     with one_line_errors():
         rows = list(tables_of(transcripts, dict(zip(SPLITS, (train, dev, test), strict=True)), audio))
         if audio:
-            rows += unlisted(audio, rows)
+            rows += unlisted(audio, rows, out)
         prepare(utterances(iter(rows), split_by, stereo), out, language, max_bad=max_bad, jobs=jobs)
 
 

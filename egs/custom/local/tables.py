@@ -157,11 +157,13 @@ def read_lhotse(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: not lhotse manifests, or damaged ({type(error).__name__}: {error})") from None
 
 
-def unlisted(audio: Path, rows: list[Row]) -> Iterator[Row]:
-    """The audio files below a folder that no row names."""
+def unlisted(audio: Path, rows: list[Row], out: Path) -> Iterator[Row]:
+    """The audio files below a folder that no row names, but not what was written below `out`."""
     listed = {row.audio.resolve() for row in rows}
     for path in sorted(audio.rglob("*")):
-        if path.suffix.lower() in FORMATS and path.is_file() and path.resolve() not in listed:
+        if path.suffix.lower() not in FORMATS or not path.is_file() or out.resolve() in path.resolve().parents:
+            continue
+        if path.resolve() not in listed:
             name = str(path.relative_to(audio))
             yield Row(name, "", path, drop=Drop("missing transcript", f"audio only: {path}"))
 
@@ -177,8 +179,9 @@ def _row(fields: dict, audio: Path, where: str) -> Row:
         end = start + float(found["duration"]) if found.get("duration") and found.get("offset") is not None else None
     except (TypeError, ValueError):
         raise UserError(f"{where}: offset and duration are seconds") from None
+    made_up = f"{Path(file).with_suffix('')}" + (f"-{start:.3f}" if end is not None else "")
     return Row(
-        id=str(found.get("id") or Path(file).with_suffix("")),
+        id=str(found.get("id") or made_up),
         text=text,
         audio=audio / file,
         speaker=str(found.get("speaker") or "unknown"),
@@ -196,7 +199,7 @@ def _pairs(path: Path) -> dict[str, str]:
     """`KEY REST` per line."""
     pairs: dict[str, str] = {}
     for number, line in enumerate(lines_of(path), start=1):
-        key, _, rest = line.strip().partition(" ")
+        key, rest = [*line.split(maxsplit=1), "", ""][:2]
         if key in pairs:
             raise UserError(f"{path}, line {number}: {key} is there twice")
         if key:
