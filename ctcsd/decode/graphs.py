@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctcsd.errors import UserError
+from ctcsd.lock import in_turn
 from ctcsd.stamp import file_hash
 from ctcsd.text.arpa import read_arpa
-from ctcsd.text.files import replacing
+from ctcsd.text.files import replacing, writing
 from ctcsd.text.lexicon import BACKOFF, read_lexicon, read_words
 from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
 
@@ -176,13 +177,15 @@ def cached(
 ) -> Path:
     """The file of a graph in `lang_dir/graphs`, built unless one of the same files is there.
 
+    A second process that wants to build one waits, and finds it built.
+
     Args:
         suffix: of the file's name; each kind of file has its own.
         files: what the graph is made of; None: its files of the lang dir.
         build: writes the graph to the path that it is given, and returns what is said of it.
 
     Raises:
-        UserError: an unknown graph, or a file that it needs is missing.
+        UserError: an unknown graph, a file that it needs is missing, or the system refuses to write.
     """
     files = [Path(lang_dir) / name for name in graph_files(graph)] if files is None else files
     for file in files:
@@ -194,7 +197,8 @@ def cached(
     digest = hashlib.sha256(f"{VERSION} {graph}\n{key}".encode()).hexdigest()[:12]
     path = Path(lang_dir) / "graphs" / f"{graph}-{digest}{suffix}"
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as partial:
-            print(f"{graph}: {build(partial)}", flush=True)
+        with writing(path), in_turn(path.parent):
+            if not path.is_file():
+                with replacing(path) as partial:
+                    print(f"{graph}: {build(partial)}", flush=True)
     return path

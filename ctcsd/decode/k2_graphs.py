@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ctcsd.decode.graphs import LM, cached, grammar_fst, lexicon_fst, too_large
@@ -25,6 +26,7 @@ except ImportError as _error:  # `ctcsd doctor` tells the ways in which k2 can b
     raise UserError(f"k2 does not work in this interpreter ({_error}): see 'ctcsd doctor'") from None
 
 TOPOLOGIES = ("standard", "modified")
+ROW_SPLITS = ".row_splits"
 BYTES_PER_ARC = 100
 SPARE_BYTES = 1 << 28
 
@@ -67,7 +69,7 @@ def load_graph(graph: str, topo: str, lang_dir: Path, table: TokenTable, max_arc
         composed = k2.compose(topology, k2.arc_sort(words), inner_labels="tokens")
         return k2.arc_sort(_connected(composed, graph, max_arcs))
 
-    found = _cached(lang_dir, graph, f"-{topo}.pt", build, max_arcs)
+    found = _cached(lang_dir, graph, f"-{topo}.npz", build, max_arcs)
     found.lm_scores = found.scores.clone()
     return found
 
@@ -91,7 +93,7 @@ def load_grammar(arpa: Path, lang_dir: Path, max_arcs: int) -> Any:
         _drop_labels(found, read_words(words).index(BACKOFF))
         return k2.arc_sort(found)
 
-    return _cached(lang_dir, "G", ".pt", build, max_arcs, [words, arpa])
+    return _cached(lang_dir, "G", ".npz", build, max_arcs, [words, arpa])
 
 
 def all_final(graph: Any) -> Any:
@@ -116,6 +118,42 @@ def all_final(graph: Any) -> Any:
     return k2.arc_sort(longer)
 
 
+def save_fsa(fsa: Any, path: Path) -> None:
+    """Write a k2.Fsa to a .npz file: an int32 array for its arcs and for each attribute, two for a ragged one."""
+    arrays = {}
+    for name, value in fsa.as_dict().items():
+        if isinstance(value, k2.RaggedTensor):
+            arrays[name + ROW_SPLITS] = value.shape.row_splits(1).numpy()
+            value = value.values
+        if isinstance(value, torch.Tensor):
+            arrays[name] = value.numpy()
+    np.savez(path, **arrays)
+
+
+def load_fsa(path: Path) -> Any:
+    """Read what `save_fsa` wrote, bit for bit; whoever made the file, no code in it runs.
+
+    It is not torch's format: torch 1.13, which k2 needs here, runs TorchScript in it, `weights_only` or not.
+
+    Raises:
+        Exception: any, where the file is damaged.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name].astype(np.int32, copy=False)) for name in file.files}
+    fsa = k2.Fsa(arrays["arcs"])
+    for name in arrays.keys() & {"aux_labels", "tokens"}:
+        splits = arrays.get(name + ROW_SPLITS)
+        setattr(fsa, name, arrays[name] if splits is None else _ragged(arrays[name], splits))
+    return fsa
+
+
+def _ragged(values: torch.Tensor, splits: torch.Tensor) -> Any:
+    """A ragged tensor of two axes; k2 would read outside `values` where `splits` say so."""
+    if splits[0] != 0 or splits[-1] != len(values) or (splits[1:] < splits[:-1]).any():
+        raise ValueError("row splits that fit no values")
+    return k2.RaggedTensor(k2.ragged.create_ragged_shape2(splits, None, len(values)), values)
+
+
 def _cached(
     lang_dir: Path, name: str, suffix: str, build: Callable[[], Any], max_arcs: int, files: list[Path] | None = None
 ) -> Any:
@@ -127,13 +165,13 @@ def _cached(
             if isinstance(error, RuntimeError) and "alloc" not in str(error):
                 raise
             raise too_large(f"{name} fills {BYTES_PER_ARC} bytes an arc", max_arcs) from None
-        torch.save(fsa.as_dict(), path)
+        save_fsa(fsa, path)
         return f"{fsa.shape[0]} states, {fsa.num_arcs} arcs"
 
     path = cached(lang_dir, name, suffix, write, files)
     try:
-        return k2.Fsa.from_dict(torch.load(path))
-    except Exception as error:  # every error class of pickle and zip
+        return load_fsa(path)
+    except Exception as error:  # every error class of zip, numpy and k2
         raise UserError(f"{path} is damaged ({error}): delete it, and it is made again") from None
 
 

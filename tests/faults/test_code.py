@@ -6,13 +6,12 @@ import copy
 import gzip
 import io
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bombs import Bomb
 from console import ctcsd
 from lhotse.serialization import deserialize_item
 
@@ -31,13 +30,6 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     yield
     assert not (tmp_path / "ran").exists(), "code in a file was run"
-
-
-class Bomb:
-    """Unpickled, it runs a command."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch ran",)
 
 
 def test_the_bomb_goes_off_where_nobody_is_careful(tmp_path: Path) -> None:
