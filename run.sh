@@ -28,7 +28,7 @@ What is up to date is skipped; a run that was stopped goes on where it was.
   --baseline METHOD    compare the others with it in the table      (default: ctc, where it is among others)
   --quick              a small subset and model: all stages in minutes
   --full               the long configuration of the recipe
-  --config FILE        a YAML file on top of the recipe's
+  --config FILE        a YAML file on top of the recipe's, below the method's: KEY=VALUE changes what a method sets
   --exp DIR            where the runs go                            (default: RECIPE/exp/default, or quick, full)
   --data DIR           where the data goes                          (default: RECIPE/data)
   --prepare "ARGS"     further arguments of the recipe's local/prepare.py, such as "--deb FILE"; quotes keep a space
@@ -139,7 +139,9 @@ for method in $methods; do
   method_options+=(--method "$method")
 done
 # Every method's configuration is checked before anything long starts; what a method depends on comes before it.
-plan=$("${ctcsd[@]}" plan "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
+decodes=()
+if [ "$stage" -le 4 ] && [ "$stop_stage" -ge 4 ]; then decodes=(--decodes); fi
+plan=$("${ctcsd[@]}" plan "${decodes[@]}" "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
 lang=$data/${plan%%$'\n'*}
 mapfile -t methods <<< "${plan#*$'\n'}"  # each "NAME METHOD"
 names="" table_options=()

@@ -293,6 +293,9 @@ def method_config(method: str, files: Iterable[Path] = (), overrides: Iterable[s
         UserError: as `load_config`, or there is no such method; the nearest name is given.
     """
     file, *changes = method.split("+")
+    for change in changes:
+        if change.split("=")[0] == "seed" or change.startswith(("decode.", "score.")):
+            raise UserError(f"'{change}' makes no other method: give seeds as --seeds, searches as decode.methods")
     cfg = load_config([*files, method_file(file)], [*changes, *overrides])
     cfg.method = method_name(method)
     return cfg

@@ -105,7 +105,9 @@ def run_once(
         for path in paths
         if path.is_dir()
         for f in sorted(path.rglob("*"))
-        if f.is_file() and "__pycache__" not in f.parts and not (_below(marker.parent, path) and _below(f, marker.parent))
+        if f.is_file()
+        and "__pycache__" not in f.parts
+        and not (_below(marker.parent, path) and _below(f, marker.parent))
     ]
     scripts = [f for f in inside if f.suffix in (".py", ".sh")]
     others = [(f, f.stat()) for f in inside if f.suffix not in (".py", ".sh")]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from ctcsd.cli import app
+from ctcsd.cli.app import run_config
 from ctcsd.config import load_config, method_config, method_file, save_config
 from ctcsd.errors import UserError
+from ctcsd.train.method import check
 
 
 def write(path: Path, text: str) -> Path:
@@ -84,4 +89,39 @@ def test_a_variant_of_a_method_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert (cfg.distill.frames, cfg.weights, cfg.seed) == ("symmetric:4", {"lambda": 0.9}, 7)
     own = tmp_path / "mine.yaml"
     own.write_text("weights: {ctc_student: 1.0}")
-    assert method_config(f"{own}+seed=2").method == "mine+seed=2"
+    assert method_config(f"{own}+train.lr=2").method == "mine+train.lr=2"
+
+
+@pytest.mark.parametrize("change", ["seed=3", "decode.prior_scale=0.3", "score.normalize=none"])
+def test_a_variant_of_a_method_changes_its_training(change: str) -> None:
+    with pytest.raises(UserError, match=f"'{change}' makes no other method"):
+        method_config(f"skd+{change}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.conv_kernel=16", "model.heads=5", "train.lr=0", "distill.teacher=selff", "decode.methods=[greedy+beem=3]"],
+)
+def test_a_plan_finds_what_would_fail_later(override: str) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(UserError):
+        check(method_config("skd", overrides=[override]))
+    check(method_config("skd", overrides=["decode.methods=[beam,beam+lexicon=true+lm_scale=1.2]"]))
+    assert torch.get_rng_state().equal(state)
+
+
+def test_a_plan_asks_for_k2_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctcsd.decode.run.find_k2_python", lambda: None)
+    command = ["plan", "-m", "ctc", "decode.methods=[greedy,k2-1best]"]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    with pytest.raises(UserError, match="k2-1best: no interpreter here has a working k2"):
+        CliRunner().invoke(app, [*command, "--decodes"], catch_exceptions=False)
+
+
+def test_test_sets_and_searches_follow_the_files_given(tmp_path: Path) -> None:
+    save_config(method_config("ctc", overrides=["data.test=tset", "train.lr=0.5"]), tmp_path / "config.yaml")
+    (tmp_path / "corpus.yaml").write_text("data: {more_tests: [test_noise10]}\ndecode: {beam: 7}\n")
+    assert run_config(tmp_path, None, None).data.decoded == ["dev", "tset"]
+    cfg = run_config(tmp_path, [tmp_path / "corpus.yaml"], ["score.normalize=none"])
+    assert cfg.data.decoded == ["dev", "test", "test_noise10"]
+    assert (cfg.train.lr, cfg.decode.beam) == (0.5, 7)

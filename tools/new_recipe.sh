@@ -20,7 +20,7 @@ trap 'rm -rf "$partial"' EXIT
 cp -R "$egs/_template" "$partial/recipe"
 rm -rf "$partial/recipe/data" "$partial/recipe/exp"
 find "$partial/recipe" -name __pycache__ -prune -exec rm -rf {} +
-sed -i "s/NAME/$name/g" "$partial/recipe/conf/corpus.yaml" "$partial/recipe/README.md"
+sed -i "s/NAME/$name/g" "$partial"/recipe/conf/*.yaml "$partial/recipe/README.md"
 mv -T "$partial/recipe" "$target"
 
 cat <<NEXT

@@ -16,12 +16,20 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which would take what stands in brackets
     help="Train, distill, decode and ship CTC speech recognisers. `./run.sh` calls these commands stage by stage.",
 )
 
 METHOD = "A method of ctcsd/conf/methods, or a YAML file; NAME+KEY=VALUE is a variant with a folder of its own"
-CONFIG = typer.Option(None, "--config", "-c", help="YAML file; may be given several times, later ones win.")
-DECODE_CONFIG = typer.Option(None, "--config", "-c", help="YAML file whose decode and score sections count here.")
+CONFIG = typer.Option(
+    None,
+    "--config",
+    "-c",
+    help="YAML file; may be given several times: later ones win, and the method's own above all.",
+)
+DECODE_CONFIG = typer.Option(
+    None, "--config", "-c", help="YAML file whose decode and score sections and test sets count."
+)
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Overrides, such as train.lr=0.0005.")
 DATA = typer.Option(..., "--data", help="Data folder of the corpus (manifests/, fbank/).")
 LANG = typer.Option(..., "--lang", help="Lang dir (tokens.txt).")
@@ -38,13 +46,14 @@ def plain_config(files: Optional[List[Path]], overrides: Optional[List[str]]) ->
 
 
 def run_config(run: Path, files: Optional[List[Path]], overrides: Optional[List[str]]) -> Config:
-    """The configuration that a run was trained with; only its decode and score sections follow the files given."""
+    """The configuration that a run was trained with; decode and score sections and test sets are those of the files."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"no run at {run} (config.yaml is missing): run stage 3")
     cfg = plain_config([run / "config.yaml"], overrides)
     if files:
         given = plain_config(files, overrides)
         cfg.decode, cfg.score = given.decode, given.score
+        cfg.data.test, cfg.data.more_tests = given.data.test, given.data.more_tests
     return cfg
 
 

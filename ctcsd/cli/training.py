@@ -53,12 +53,14 @@ def plan(
     exit: Optional[List[str]] = EXIT,
     config: Optional[List[Path]] = CONFIG,
     overrides: Optional[List[str]] = OVERRIDES,
+    decodes: bool = typer.Option(False, "--decodes", help="They will be decoded too: k2 must work where it is wanted."),
 ) -> None:
     """Check every method and those that they depend on.
 
     Prints the name of the lang dir that they share, then a line `NAME METHOD` for each, in the order of training.
     """
     from ctcsd.config import method_config
+    from ctcsd.decode.run import need_k2
     from ctcsd.train.method import check, with_dependencies
 
     ordered = with_dependencies(method, lambda name: method_config(name, config or [], overrides or []))
@@ -70,6 +72,9 @@ def plan(
     for name in exit or []:
         if not any(name in cfg.model.exits for cfg in configs):
             raise UserError(f"none of these methods has an exit '{name}'")
+    with_k2 = [name for name in configs[0].decode.methods if name.startswith("k2-")]
+    if decodes and with_k2:
+        need_k2(with_k2)
     print(configs[0].lang.name)
     for spec, cfg in ordered.items():
         print(cfg.method, spec)

@@ -53,7 +53,7 @@ def hold_out_speaker(data_dir: Path, speaker: str, out: Path) -> dict[str, int]:
         partial.rename(out / "manifests")
     sizes = {**{split: len(left) for split, left in kept.items()}, "left out": len(own) - len(kept["test"])}
     print(f"{out}: {', '.join(f'{name} {count}' for name, count in sizes.items())}")
-    print(f"to go on: ./run.sh --data {out} --exp ANOTHER --stage 1")
+    print(f"to go on: ./run.sh --recipe RECIPE --data {out} --exp ANOTHER --stage 1 data.speaker=null")
     return sizes
 
 

@@ -31,6 +31,7 @@ GRAPHS = {
     "HL": ("tokens.txt", "words.txt", LEXICON),
     "HLG": ("tokens.txt", "words.txt", LEXICON, LM),
 }
+TOPOLOGIES = ("standard", "modified")  # of CTC, in k2
 DEFAULT_LM_SCALE = 0.5
 VERSION = 1  # counted up when graphs of the same files come out differently
 

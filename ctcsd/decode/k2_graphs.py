@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctcsd.decode.graphs import LM, cached, grammar_fst, lexicon_fst, too_large
+from ctcsd.decode.graphs import LM, TOPOLOGIES, cached, grammar_fst, lexicon_fst, too_large
 from ctcsd.errors import UserError
 from ctcsd.text.lexicon import BACKOFF, read_words
 from ctcsd.text.tokenizer import TokenTable
@@ -25,7 +25,6 @@ try:
 except ImportError as _error:  # `ctcsd doctor` tells the ways in which k2 can be broken apart
     raise UserError(f"k2 does not work in this interpreter ({_error}): see 'ctcsd doctor'") from None
 
-TOPOLOGIES = ("standard", "modified")
 ROW_SPLITS = ".row_splits"
 BYTES_PER_ARC = 100
 SPARE_BYTES = 1 << 28

@@ -135,15 +135,21 @@ def _note(hypotheses: Iterable[Hypothesis], failures: dict[str, str], fallbacks:
         yield hypothesis
 
 
-def _hand_over(
-    run: Path, lang_dir: Path, cfg: Config, exits: Sequence[str], methods: Sequence[str], python: Path | None
-) -> None:
+def need_k2(methods: Sequence[str]) -> Path:
+    """The interpreter in which k2's search methods work; UserError where there is none."""
+    python = find_k2_python()
     if python is None:
         raise UserError(
             f"{', '.join(methods)}: no interpreter here has a working k2 ('ctcsd doctor' says why); "
             "tools/setup.sh makes one, or leave k2 out with decode.methods=[greedy]"
         )
-    command = [str(python), "-m", "ctcsd", "search", "--run", str(run), "--lang", str(lang_dir)]
+    return python
+
+
+def _hand_over(
+    run: Path, lang_dir: Path, cfg: Config, exits: Sequence[str], methods: Sequence[str], python: Path | None
+) -> None:
+    command = [str(python or need_k2(methods)), "-m", "ctcsd", "search", "--run", str(run), "--lang", str(lang_dir)]
     command += ["--here", f"data.dev={cfg.data.dev}", f"data.test={cfg.data.test}"]
     command.append(f"data.more_tests={json.dumps(cfg.data.more_tests)}")
     command += [part for exit in exits for part in ("--exit", exit)]

@@ -141,6 +141,9 @@ def build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, Corpu
     keep_freed_memory()
     check(cfg)
     check_hardware(cfg.train)
+    for split in cfg.data.decoded:
+        if not cuts_file(data_dir, cfg, split).is_file():
+            print(f"note: no cut set {cuts_file(data_dir, cfg, split)} yet, which stage 4 will want", flush=True)
     L.seed_everything(cfg.seed, verbose=False)
     tokenizer = Tokenizer(lang_dir)
     cfg.model.vocab_size = len(tokenizer.table)

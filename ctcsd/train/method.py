@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from ctcsd.config import CONFORMER, Config, method_name
-from ctcsd.decode.search import METHODS
+from ctcsd.decode.graphs import GRAPHS, TOPOLOGIES
+from ctcsd.decode.search import METHODS, search_name
 from ctcsd.distill import Objective
 from ctcsd.distill.teacher import OWN, SEPARATE, TEACHERS
 from ctcsd.errors import UserError
+from ctcsd.model import SharedEncoderCtc
+from ctcsd.text.lang import UNITS
+from ctcsd.text.normalize import SCORING_RULES
 
 PRECISIONS = ("auto", "32", "bf16", "fp16")
 STRATEGIES = ("auto", "ddp")
@@ -74,31 +80,51 @@ def _check(cfg: Config) -> None:
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: at least 1 is needed")
+    if cfg.distill.frames.startswith("nonblank_prior") and train.accumulate > 1:
+        raise UserError(f"distill.frames={cfg.distill.frames} takes the prior of whole batches: set train.accumulate=1")
     if train.evaluate_every > cfg.passes:
         raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
     if cfg.data.shar and cfg.data.streams < (processes := train.devices * train.nodes):
         raise UserError(f"data.streams={cfg.data.streams} cannot feed {processes} processes: set it to {processes}")
-    if train.strategy not in STRATEGIES:
-        raise UserError(f"no strategy '{train.strategy}'; known: {', '.join(STRATEGIES)}")
-    if train.precision not in PRECISIONS:
-        raise UserError(f"no precision '{train.precision}'; known: {', '.join(PRECISIONS)}")
     wanted = "fbank" if cfg.model.backbone == CONFORMER else "wave"
     if cfg.features.type != wanted:
         raise UserError(f"model.backbone={cfg.model.backbone} reads features.type={wanted}, not {cfg.features.type}")
     for key, share in (("model.freeze_steps", cfg.model.freeze_steps), ("model.mask_prob", cfg.model.mask_prob)):
         if not 0 <= share < 1:
             raise UserError(f"{key}={share} is a share: at least 0, below 1")
-    for key, methods in (("methods", cfg.decode.methods), ("per_method", cfg.decode.per_method)):
-        for method in methods:
-            if method not in METHODS:
-                raise UserError(f"no search method '{method}' (decode.{key}); known: {', '.join(METHODS)}")
-            cfg.decode.of(method)
+    _check_choices(cfg)
+    if not train.lr > 0:
+        raise UserError(f"train.lr={train.lr}: must be above 0")
+    if cfg.model.backbone == CONFORMER:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory: the sizes must fit each other
+            SharedEncoderCtc(cfg.model.replace(vocab_size=2))
+    for method in cfg.decode.per_method:
+        if method not in METHODS:
+            raise UserError(f"no search method '{method}' (decode.per_method); known: {', '.join(METHODS)}")
+    for method in (*cfg.decode.methods, *cfg.decode.per_method):
+        search_name(method)
+        cfg.decode.of(method)
+
+
+def _check_choices(cfg: Config) -> None:
+    for key, value, known in (
+        ("distill.teacher", cfg.distill.teacher, (None, *TEACHERS)),
+        ("lang.unit", cfg.lang.unit, UNITS),
+        ("score.normalize", cfg.score.normalize, SCORING_RULES),
+        ("decode.graph", cfg.decode.graph, GRAPHS),
+        ("decode.topo", cfg.decode.topo, TOPOLOGIES),
+        ("train.strategy", cfg.train.strategy, STRATEGIES),
+        ("train.precision", cfg.train.precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise UserError(f"no {key} '{value}'; known: {', '.join(name for name in known if name)}")
 
 
 def resolve_depends(cfg: Config, run_dir: Path) -> None:
     """Point a method at the run that it depends on: the run of the same seed beside it, exp/<method>/seed<n>.
 
-    It is the separate teacher where the method has one and names no other; else the encoder starts from it.
+    It is the separate teacher where the method has one and names no other; else the encoder starts from it, whatever
+    `init_from` says.
 
     Raises:
         UserError: that run is not trained.
@@ -110,8 +136,10 @@ def resolve_depends(cfg: Config, run_dir: Path) -> None:
         raise UserError(f"{cfg.method} depends on {cfg.depends}, which is not trained at {found}: train it first")
     if cfg.distill.teacher in SEPARATE:
         cfg.distill.checkpoint = str(found)
-    else:
-        cfg.init_from = str(found)
+        return
+    if cfg.init_from and cfg.init_from != str(found):
+        print(f"{cfg.method} starts from {found}, on which it depends, and not from init_from={cfg.init_from}")
+    cfg.init_from = str(found)
 
 
 def with_dependencies(methods: Sequence[str], configuration: Callable[[str], Config]) -> dict[str, Config]:

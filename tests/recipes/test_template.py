@@ -58,7 +58,7 @@ def test_new_recipe_prepares_a_folder_of_audio(checkout):
     (recipe / "corpus/transcripts.tsv").write_bytes(b"b/1.wav\t\xff\n")
     assert "transcripts.tsv is not UTF-8 (byte 8)" in one_line(prepare(recipe))
     (recipe / "corpus/transcripts.tsv").unlink()
-    assert "transcripts.tsv: No such file or directory" in one_line(prepare(recipe))
+    assert "transcripts.tsv: name the folder with --audio" in one_line(prepare(recipe))
 
 
 def one_line(done):

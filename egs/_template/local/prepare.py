@@ -48,12 +48,15 @@ def main(
     """Prepare a folder of audio files and a table of transcripts for training.
 
     Writes 16 kHz FLAC to OUT/audio, lhotse manifests and cuts per split to OUT/manifests, and an account of what was
-    dropped and why to OUT/report.txt and OUT/dropped.tsv. Recordings should be single sentences of 0.2 to 30 seconds.
+    dropped and why to OUT/report.txt and OUT/dropped.tsv. Recordings should be single sentences of at most 30 s; the
+    training takes those that conf/corpus.yaml allows.
 
     Example: python local/prepare.py --audio my_corpus --transcripts my_corpus/transcripts.tsv --jobs 4
     """
     with one_line_errors():
         table = transcripts or audio / "transcripts.tsv"
+        if not table.is_file():
+            raise UserError(f"no table at {table}: name the folder with --audio (run.sh: --prepare '--audio DIR')")
         try:
             prepare(utterances(audio, table), out, language, max_bad=max_bad, jobs=jobs)
         except UnicodeDecodeError as error:

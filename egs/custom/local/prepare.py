@@ -45,7 +45,9 @@ def tables_of(transcripts: Path | None, splits: dict[str, Path | None], audio: P
         yield from read(transcripts, audio)
         return
     if transcripts or not all(splits.values()):
-        raise UserError("give --transcripts, or all of --train, --dev and --test")
+        raise UserError(
+            "give --transcripts, or all of --train, --dev and --test (run.sh: --prepare '--transcripts FILE')"
+        )
     for split, path in splits.items():
         for row in read(path, audio) if path else ():
             yield Row(**{**vars(row), "split": split})

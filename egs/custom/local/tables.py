@@ -173,7 +173,7 @@ def _row(fields: dict, audio: Path, where: str) -> Row:
     file, text = found.get("audio"), found.get("text")
     if not isinstance(file, str) or not isinstance(text, str) or not file:
         raise UserError(f"{where}: needs a file ({' or '.join(NAMES['audio'][:3])}) and a text, as strings")
-    split = found.get("split") or None
+    split = str(found.get("split") or "").lower()
     try:
         start = float(found.get("offset") or 0.0)
         end = start + float(found["duration"]) if found.get("duration") and found.get("offset") is not None else None
@@ -185,7 +185,7 @@ def _row(fields: dict, audio: Path, where: str) -> Row:
         text=text,
         audio=audio / file,
         speaker=str(found.get("speaker") or "unknown"),
-        split=SPLIT_NAMES.get(str(split).lower(), str(split)) if split else None,
+        split=SPLIT_NAMES.get(split, split) or None,
         start=start,
         end=end,
     )
