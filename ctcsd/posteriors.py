@@ -9,6 +9,7 @@ spreads the rest of the mass evenly over the other tokens.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import json
@@ -109,8 +110,25 @@ class PosteriorReader:
         if not (self.path / MANIFEST).is_file():
             raise UserError(f"no posteriors archive at {self.path}: run stage 4")
         self.table = TokenTable.load(self.path)
+        self._pool = 1  # stored frames of which one is made
         if lang_dir is not None and TokenTable.load(lang_dir).fingerprint != self.table.fingerprint:
             raise UserError(f"the archive {self.path} was made with another token table than {lang_dir}/tokens.txt")
+
+    def at(self, frame_shift: float) -> PosteriorReader:
+        """The same archive in frames of so many seconds: means of the probabilities of as many frames as make one.
+
+        Raises:
+            UserError: no whole number of them does.
+        """
+        pool = frames_in(frame_shift, self.frame_shift)
+        if not pool:
+            raise UserError(
+                f"{self.path} has a frame every {1000 * self.frame_shift:g} ms, which does not divide "
+                f"{1000 * frame_shift:g} ms"
+            )
+        coarse = copy.copy(self)
+        coarse._pool *= pool
+        return coarse
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The manifest's rows: id, frame_shift (seconds), top_k, array, crc32 (archives before it have none)."""
@@ -135,7 +153,7 @@ class PosteriorReader:
     @property
     def frame_shift(self) -> float:
         """Seconds between frames."""
-        return float(next(self.rows(), {}).get("frame_shift", FRAME_SHIFT))
+        return self._pool * float(next(self.rows(), {}).get("frame_shift", FRAME_SHIFT))
 
     @property
     def seconds(self) -> float:
@@ -156,9 +174,16 @@ class PosteriorReader:
         try:
             array = row["array"]
             stored = _read_npy(f"{self.path}/arrays/{array['storage_key']}", array["shape"], row.get("crc32"))
-            return _spread_rest(stored, row["top_k"], len(self.table)) if row["top_k"] else stored
+            log_probs = _spread_rest(stored, row["top_k"], len(self.table)) if row["top_k"] else stored
+            return _averaged(log_probs, self._pool) if self._pool > 1 else log_probs
         except (OSError, ValueError, IndexError) as error:
             raise UserError(f"{self.path}: utterance {row['id']}: unreadable ({error})") from None
+
+
+def frames_in(longer: float, shorter: float) -> int:
+    """How many frames of one shift make one of another, both in seconds; 0 where no whole number does."""
+    count = round(longer / shorter)
+    return count if abs(longer / shorter - count) <= 1e-3 else 0
 
 
 def _is_row(row: dict[str, Any], vocab_size: int) -> bool:
@@ -202,6 +227,13 @@ def _keep_top(log_probs: np.ndarray, k: int) -> np.ndarray:
     """(T, V) -> (T, 2k): ids of the k most probable tokens, then their log-probs."""
     ids = np.argpartition(-log_probs, k - 1, axis=1)[:, :k]
     return np.concatenate([ids, np.take_along_axis(log_probs, ids, axis=1)], axis=1)
+
+
+def _averaged(log_probs: np.ndarray, pool: int) -> np.ndarray:
+    """(T, V) -> (T // pool, V)."""
+    whole = len(log_probs) // pool
+    grouped = np.exp(log_probs[: whole * pool]).reshape(whole, pool, log_probs.shape[1])
+    return np.log(np.maximum(grouped.mean(1), 1e-30))
 
 
 def _spread_rest(stored: np.ndarray, k: int, vocab_size: int) -> np.ndarray:

@@ -63,11 +63,16 @@ def match_frames(
     student_logits: Tensor, teacher_log_probs: Tensor, frames: Tensor, match: str, temperature: float
 ) -> Tensor:
     """The sum over the selected frames that `frame_kd` divides; arguments and errors as there."""
+    check_match(match, temperature)
+    return _MatchFrames.apply(student_logits, teacher_log_probs, frames, MATCHES[match], temperature)
+
+
+def check_match(match: str, temperature: float) -> None:
+    """Raises UserError: an unknown match, or a temperature that is not positive."""
     if match not in MATCHES:
         raise UserError(f"no match '{match}'; known: {', '.join(MATCHES)}")
-    if temperature <= 0:
-        raise UserError(f"the temperature must be positive, not {temperature}")
-    return _MatchFrames.apply(student_logits, teacher_log_probs, frames, MATCHES[match], temperature)
+    if not temperature > 0:
+        raise UserError(f"the temperature must be positive, not {temperature:g}")
 
 
 class _MatchFrames(torch.autograd.Function):
@@ -134,8 +139,7 @@ MATCHES: dict[str, Match] = {"kl": _kl, "l2": _l2, "guide": _guide}
 
 def divisor(reduction: str, num_frames: int, num_utterances: int, num_labels: int | None) -> int:
     """What the sum over the selected frames of a batch is divided by; raises UserError as `frame_kd` does."""
-    if reduction not in REDUCTIONS:
-        raise UserError(f"no reduction '{reduction}'; known: {', '.join(REDUCTIONS)}")
+    check_reduction(reduction)
     if reduction == "per_label" and num_labels is None:
         raise UserError("reduction 'per_label' needs the number of labels, which cuts without a transcript lack")
     if reduction == "per_utterance":
@@ -145,3 +149,9 @@ def divisor(reduction: str, num_frames: int, num_utterances: int, num_labels: in
     if reduction == "hilmes" and num_labels is not None:
         return max(num_utterances * num_labels, 1)
     return max(num_frames, 1)
+
+
+def check_reduction(reduction: str) -> None:
+    """Raises UserError: an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        raise UserError(f"no reduction '{reduction}'; known: {', '.join(REDUCTIONS)}")

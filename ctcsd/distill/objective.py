@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ctcsd.distill.ctc import ctc_loss
-from ctcsd.distill.match import MATCHES, REDUCTIONS, divisor, match_frames
+from ctcsd.distill.match import check_match, check_reduction, divisor, match_frames
 from ctcsd.distill.schedule import WeightSchedule
 from ctcsd.distill.selection import Total, alone, parse_pattern, select_frames
 from ctcsd.errors import UserError
@@ -40,7 +40,8 @@ class Objective:
     (paper B).
 
     Raises:
-        UserError: a misspelt pattern, match, reduction or weight.
+        UserError: a misspelt pattern, match, reduction or weight, a temperature that is not positive, or a reduction
+            that divides KD by labels where no CTC term weighs in.
     """
 
     def __init__(
@@ -53,31 +54,29 @@ class Objective:
         reduction: str = "per_label",
     ) -> None:
         parse_pattern(frames)
-        for value, known, what in ((match, MATCHES, "match"), (reduction, REDUCTIONS, "reduction")):
-            if value not in known:
-                raise UserError(f"no {what} '{value}'; known: {', '.join(known)}")
+        check_match(match, temperature)
+        check_reduction(reduction)
         self.schedule = WeightSchedule(weights, exits)
-        if reduction == "per_label" and not self.needs_labels:
-            raise UserError("distill.reduction: per_label needs transcripts, and every CTC weight is 0: take per_frame")
         self.frames, self.match, self.temperature, self.reduction = frames, match, temperature, reduction
+        if self._divides_kd_by_labels and not self.needs_labels:
+            of = f"{reduction} over all frames" if reduction == "hilmes" else reduction
+            raise UserError(f"distill.reduction: {of} needs transcripts, and every CTC weight is 0: take per_frame")
 
     @property
     def counts_frames(self) -> bool:
         """Whether the distillation term is divided by the number of selected frames."""
         return self.reduction in ("per_frame", "hilmes")
 
-    def selected(
-        self,
-        outputs: Mapping[str, ExitOutput],
-        teacher: ExitOutput,
-        generator: torch.Generator | None = None,
-        total: Total = alone,
-    ) -> Tensor:
+    @property
+    def _divides_kd_by_labels(self) -> bool:
+        return self.reduction == "per_label" or (self.reduction == "hilmes" and self.frames == "all")
+
+    def selected(self, outputs: Mapping[str, ExitOutput], teacher: ExitOutput, total: Total = alone) -> Tensor:
         """bool (N, T): the frames of the student's exit that distillation looks at."""
         lengths = torch.minimum(outputs["student"].lengths, teacher.lengths)
         # With another subsampling, cut to the shorter.
         shared = min(outputs["student"].logits.size(1), teacher.logits.size(1))
-        return select_frames(teacher.logits[:, :shared], lengths, self.frames, generator, total=total)
+        return select_frames(teacher.logits[:, :shared], lengths, self.frames, total=total)
 
     @property
     def needs_labels(self) -> bool:
@@ -90,7 +89,6 @@ class Objective:
         labels: Labels | None,
         teacher: ExitOutput | None,
         weights: Mapping[str, float],
-        generator: torch.Generator | None = None,
         total: Total = alone,
         sizes: Sizes | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -101,14 +99,13 @@ class Objective:
             labels: None only where no CTC term weighs in.
             teacher: (log-probs (N, T, V), lengths), from a Teacher.
             weights: from `schedule.at`.
-            generator: for the random frame patterns.
             total: sums over the processes whose shares make the batch.
             sizes: of the whole batch, where this is a piece of it.
         """
         first = next(iter(outputs.values()))
         frames = None
         if teacher is not None and weights["kd"] > 0:
-            frames = self.selected(outputs, teacher, generator, total)
+            frames = self.selected(outputs, teacher, total)
         if sizes is None:
             nothing = first.lengths.new_zeros(())
             counts = [
@@ -133,7 +130,7 @@ class Objective:
             kd = match_frames(
                 student.logits[:, :shared], teacher.logits[:, :shared], frames, self.match, self.temperature
             )
-            labels_of_kd = num_labels if self.reduction == "per_label" or self.frames == "all" else None
+            labels_of_kd = num_labels if self._divides_kd_by_labels else None
             kd = kd / divisor(self.reduction, sizes.frames, sizes.utterances, labels_of_kd)
             share = frames.sum() / torch.minimum(student.lengths, teacher.lengths).sum().clamp(min=1)
             parts["kd"], parts["kd_frames"] = kd.detach(), share * len(first.lengths) / sizes.utterances

@@ -84,7 +84,10 @@ class WeightSchedule:
         return self.floor == 0 or not all(weight for term, weight in self.base.items() if term != "kd")
 
     def at(self, epoch: int, epochs: int, progress: float) -> dict[str, float]:
-        """Weight of every term in epoch 1..epochs; progress in [0, 1] is the share of the training that is done."""
+        """Weight of every term in epoch 1..epochs; progress in [0, 1] is the share of the training that is done.
+
+        Under the ramp the CTC term of a third exit rises as the student's: every term but ctc_teacher does.
+        """
         weights = dict(self.base)
         if self.floor is not None:
             step, total = (float(epoch), epochs) if self.per == "epoch" else (1.0 + progress, 2)

@@ -35,7 +35,6 @@ class Frames(NamedTuple):
     nonblank: Tensor  # bool (N, T): valid, and the most probable token is not blank
     valid: Tensor  # bool (N, T)
     generator: torch.Generator | None
-    log_prior: Tensor | None  # (V,)
     total: Total
 
 
@@ -47,7 +46,6 @@ def select_frames(
     lengths: Tensor,
     pattern: str,
     generator: torch.Generator | None = None,
-    log_prior: Tensor | None = None,
     total: Total = alone,
 ) -> Tensor:
     """Frames that a distillation loss should look at; padding is never selected.
@@ -58,8 +56,7 @@ def select_frames(
         pattern: `all`, `nonblank`, `symmetric:k`, `trim`, `threshold:th`, `random:b`, `partial:r`
             or `nonblank_prior:s`.
         generator: source of randomness of `random` and `partial`.
-        log_prior: (V,) natural log of the token prior for `nonblank_prior`; the mean posterior of the batch if None.
-        total: sums over the processes that share the batch.
+        total: sums over the processes that share the batch, for the prior of `nonblank_prior`: its mean posterior.
 
     Returns:
         bool (N, T).
@@ -72,7 +69,7 @@ def select_frames(
     nonblank = (teacher_log_probs.argmax(-1) != BLANK) & valid
     if valid.numel() == 0:
         return valid
-    return function(Frames(teacher_log_probs, nonblank, valid, generator, log_prior, total), value) & valid
+    return function(Frames(teacher_log_probs, nonblank, valid, generator, total), value) & valid
 
 
 def parse_pattern(pattern: str) -> tuple[Pattern, float]:
@@ -137,11 +134,9 @@ def _partial(f: Frames, value: float) -> Tensor:
 
 
 def _nonblank_prior(f: Frames, value: float) -> Tensor:
-    """Blank elimination on log p - s * log prior."""
-    log_prior = f.log_prior
-    if log_prior is None:
-        mass = f.total((f.log_probs.exp() * f.valid[..., None]).sum((0, 1)))
-        log_prior = (mass / mass.sum().clamp(min=1e-10)).clamp(min=1e-10).log()
+    """Blank elimination on log p - s * log prior, the prior being the teacher's mean posterior over the batch."""
+    mass = f.total((f.log_probs.exp() * f.valid[..., None]).sum((0, 1)))
+    log_prior = (mass / mass.sum().clamp(min=1e-10)).clamp(min=1e-10).log()
     return (f.log_probs - value * log_prior).argmax(-1) != BLANK
 
 

@@ -75,14 +75,7 @@ class ArchiveTeacher:
     """
 
     def __init__(self, reader: PosteriorReader, frame_shift: float = FRAME_SHIFT) -> None:
-        self.reader = reader
-        ratio = frame_shift / reader.frame_shift
-        self.pool = round(ratio)
-        if self.pool < 1 or abs(ratio - self.pool) > 1e-3:
-            raise UserError(
-                f"{reader.path} has a frame every {1000 * reader.frame_shift:g} ms, which does not divide the "
-                f"student's {1000 * frame_shift:g} ms"
-            )
+        self.reader = reader.at(frame_shift)
 
     def __call__(
         self, features: Tensor, lengths: Tensor, cut_ids: Sequence[str], outputs: dict[str, ExitOutput]
@@ -95,10 +88,6 @@ class ArchiveTeacher:
 
     def _read(self, cut_id: str, frames: int) -> np.ndarray:
         rows = self.reader.read(cut_id)
-        if self.pool > 1:
-            whole = len(rows) // self.pool
-            grouped = np.exp(rows[: whole * self.pool]).reshape(whole, self.pool, -1)
-            rows = np.log(np.maximum(grouped.mean(1), 1e-30))
         if abs(len(rows) - frames) > 2:
             raise UserError(
                 f"{self.reader.path}: the cut {cut_id} has {len(rows)} frames, but the student {frames}: it was made "

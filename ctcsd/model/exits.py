@@ -39,6 +39,7 @@ class EncoderCtc(nn.Module, ABC):
         input_type: the features.type that it reads: `fbank`, (N, T, F), or `wave`, (N, samples) at 16 kHz.
         frame_shift: seconds between frames of the logits.
         source_keys: fields of cfg in which two encoders must agree for one to start from the other.
+        above_layers: what the names of those encoder parameters begin with that act on the output of any layer.
 
     Raises:
         UserError: no exit, an exit outside 1..layers, or no vocabulary.
@@ -46,6 +47,7 @@ class EncoderCtc(nn.Module, ABC):
 
     input_type: ClassVar[str]
     source_keys: ClassVar[tuple[str, ...]]
+    above_layers: tuple[str, ...] = ()
     frame_shift: float
     heads: nn.ModuleDict
 

@@ -92,6 +92,7 @@ class SslCtc(EncoderCtc):
         self.frame_shift = cfg.pool * prod(config.conv_stride) / SAMPLE_RATE
         self.heads = self._new_heads(config.hidden_size)
         self.final_norm = getattr(config, "do_stable_layer_norm", False)
+        self.above_layers = ("backbone.encoder.layer_norm.",) if self.final_norm else ()
         encoder = self.backbone.encoder
         encoder.layers = Layers(encoder.layers)
         first = self.backbone.feature_extractor.conv_layers[0]

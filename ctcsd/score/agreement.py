@@ -1,41 +1,43 @@
-"""How far a run's student agrees with its teachers: the fields of a result row, and a file per pair."""
+"""How far a run's exits agree with their teachers: the fields of the result rows, and a file per pair."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ctcsd.posteriors import PosteriorReader
+from ctcsd.posteriors import PosteriorReader, frames_in
 from ctcsd.run_dir import RunDir
 from ctcsd.score.alignment import Alignment, compare_archives
 from ctcsd.score.plot import plot_alignment
 
 
-def agreement_of_run(run: RunDir, split: str, reference: RunDir | None) -> dict[str, Any]:
-    """Compare the student exit with the run's own exit `teacher` and with a separate teacher, where each has archives.
+def agreement_of_run(
+    run: RunDir, split: str, exits: Iterable[str], reference: RunDir | None
+) -> dict[str, dict[str, Any]]:
+    """Compare the exits `student` and `teacher` with each other, and each exit with a separate teacher.
 
-    Writes `alignment/<split>-student-vs-<teacher>` (.json, and .png where matplotlib is installed) into the run.
+    Writes `alignment/<split>-<exit>-vs-<teacher>` (.json, and .png where matplotlib is installed) into the run, for
+    those that have archives.
 
     Args:
         reference: the run of the separate teacher, of which the highest exit counts.
 
     Returns:
-        the figures of `ctcsd.score.alignment.Alignment`, those beside `reference` with the prefix `ref_`.
+        exit -> the figures of `ctcsd.score.alignment.Alignment`: of its own encoder's pair in the rows of both, those
+        beside `reference` with the prefix `ref_`.
     """
-    row: dict[str, Any] = {}
-    student = run.archive(split, "student")
-    for prefix, name, teacher in _teachers(run, split, reference):
-        if student.is_dir() and teacher.is_dir():
-            found = compare_archives(PosteriorReader(teacher), PosteriorReader(student))
-            stem = f"{split}-student-vs-{name}"
-            write_alignment(run.path / "alignment", stem, found)
-            if importlib.util.find_spec("matplotlib"):  # the k2 interpreter has none
-                plot_alignment(run.path / "alignment" / f"{stem}.png", found, stem)
-            row.update({prefix + key: value for key, value in found.figures().items()})
-    return row
+    own = _figures(run, split, "student", "teacher", run.archive(split, "teacher"))
+    rows = {exit: dict(own) if exit in ("student", "teacher") else {} for exit in exits}
+    if reference is not None:
+        record = reference.train_record()
+        highest = max(record["parameters"], key=record["parameters"].__getitem__)
+        name, teacher = f"{record['method']}-{highest}", reference.archive(split, highest)
+        for exit, row in rows.items():
+            row.update({f"ref_{key}": value for key, value in _figures(run, split, exit, name, teacher).items()})
+    return rows
 
 
 def write_alignment(folder: Path, stem: str, found: Alignment) -> None:
@@ -46,10 +48,18 @@ def write_alignment(folder: Path, stem: str, found: Alignment) -> None:
     partial.replace(folder / f"{stem}.json")
 
 
-def _teachers(run: RunDir, split: str, reference: RunDir | None) -> Iterator[tuple[str, str, Path]]:
-    """(prefix of the fields, name, archive) of each teacher."""
-    yield "", "teacher", run.archive(split, "teacher")
-    if reference is not None:
-        record = reference.train_record()
-        exit = max(record["parameters"], key=record["parameters"].__getitem__)
-        yield "ref_", f"{record['method']}-{exit}", reference.archive(split, exit)
+def _figures(run: RunDir, split: str, exit: str, name: str, archive: Path) -> dict[str, float]:
+    """Of an exit beside a teacher of that name and archive; none where there is nothing to compare."""
+    stem = f"{split}-{exit}-vs-{name}"
+    if not (archive.is_dir() and run.archive(split, exit).is_dir()):
+        return {}
+    teacher, student = PosteriorReader(archive), PosteriorReader(run.archive(split, exit))
+    shorter, longer = sorted((teacher.frame_shift, student.frame_shift))
+    if not frames_in(longer, shorter):
+        print(f"{stem} is left out: no frames of {shorter:g} s make one of {longer:g} s", flush=True)
+        return {}
+    found = compare_archives(teacher, student)
+    write_alignment(run.path / "alignment", stem, found)
+    if importlib.util.find_spec("matplotlib"):  # the k2 interpreter has none
+        plot_alignment(run.path / "alignment" / f"{stem}.png", found, stem)
+    return found.figures()

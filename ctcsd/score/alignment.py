@@ -150,17 +150,17 @@ class Alignment:
 def compare_archives(teacher: PosteriorReader, student: PosteriorReader) -> Alignment:
     """Compare two archives of the same cuts, in whatever order each lists them; holds one utterance at a time.
 
+    The one with the shorter frames is averaged down to the frames of the other.
+
     Raises:
-        UserError: other tokens, another frame shift, a cut that one of them lacks, or lengths of a cut that differ
-            by more than two frames.
+        UserError: other tokens, frame shifts of which none divides the other, a cut that one of them lacks, or lengths
+            of a cut that differ by more than two frames.
     """
     if teacher.table.fingerprint != student.table.fingerprint:
         raise UserError(f"{student.path} was made with another token table than {teacher.path}")
-    if teacher.frame_shift != student.frame_shift:
-        raise UserError(
-            f"{student.path} has a frame every {student.frame_shift} s, {teacher.path} every {teacher.frame_shift} s"
-        )
-    total = Alignment(teacher.frame_shift)
+    shift = max(teacher.frame_shift, student.frame_shift)
+    teacher, student = teacher.at(shift), student.at(shift)
+    total = Alignment(shift)
     for cut_id in dict.fromkeys([*teacher.index, *student.index]):
         t, s = teacher.read(cut_id), student.read(cut_id)
         if abs(len(t) - len(s)) > MAX_LENGTH_DIFFERENCE:
@@ -168,7 +168,7 @@ def compare_archives(teacher: PosteriorReader, student: PosteriorReader) -> Alig
                 f"cut {cut_id} has {len(s)} frames in {student.path}, but {len(t)} in {teacher.path}: "
                 "made from other features, or with another subsampling"
             )
-        total += compare_utterance(t, s, teacher.frame_shift)
+        total += compare_utterance(t, s, shift)
     return total
 
 

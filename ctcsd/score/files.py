@@ -15,7 +15,8 @@ from ctcsd.errors import UserError
 from ctcsd.score.wer import WerStats, wer
 from ctcsd.text.files import read_json_lines, replacing
 
-EPS = "*"
+EPS = "*"  # how nothing is written
+GAP = " "  # nothing, in an alignment: no word or character is a space
 # Column of the summary -> key of the result row.
 SUMMARY = {
     "settings": "exit",
@@ -51,14 +52,14 @@ def write_errs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> 
             "DELETIONS:, INSERTIONS:, PER-WORD STATS:\n\nPER-UTT DETAILS: corr or (ref->hyp)  \n"
         )
         for cut_id, reference, hypothesis in rows:
-            alignment = kaldialign.align(reference, hypothesis, EPS)
+            alignment = kaldialign.align(reference, hypothesis, GAP)
             for ref, hyp in alignment:
                 if ref == hyp:
                     words[ref][0] += 1
-                elif ref == EPS:
+                elif ref == GAP:
                     ins[hyp] += 1
                     words[hyp][3] += 1
-                elif hyp == EPS:
+                elif hyp == GAP:
                     dels[ref] += 1
                     words[ref][4] += 1
                 else:
@@ -110,7 +111,7 @@ def _cell(value: Any) -> str:
 def _pieces(alignment: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Correct words, and (reference->hypothesis) for errors in a row."""
     for correct, pairs in groupby(alignment, key=lambda pair: pair[0] == pair[1]):
-        sides = [[word for word in side if word != EPS] for side in zip(*pairs)]
+        sides = [[word for word in side if word != GAP] for side in zip(*pairs)]
         if correct:
             yield from sides[0]
         else:

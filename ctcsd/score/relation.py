@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ctcsd.errors import UserError
-from ctcsd.score.tables import Row, student_rows, with_seeds
+from ctcsd.score.tables import WARM, Row, check_one_table, label, student_rows, with_seeds
 
 Points = dict[str, list[tuple[float, float]]]  # method -> (x, y) of each seed
 
@@ -61,20 +61,23 @@ def relation(rows: Sequence[Row], x: str, y: str, places: Mapping[str, float] | 
     Args:
         rows: of one split and search method.
         x, y: columns of the rows.
-        places: method -> its place on the x axis, which `x` then only names; None: all methods that have both columns.
+        places: method, as in tables or without their `(warm)` -> its place on the x axis, which `x` then only names;
+            None: all methods that have both columns.
 
     Raises:
-        UserError: a method has no rows, or no row has both columns.
+        UserError: a method has no rows, no row has both columns, or rows that fit no common table.
     """
+    check_one_table(rows)
     known: dict[str, list[Row]] = {}
     for row in rows:
-        known.setdefault(row["method"], []).append(row)
-    missing = [method for method in places or () if method not in known]
+        known.setdefault(label(row), []).append(row)
+    wanted = {method: known.get(method) or known.get(method + WARM, []) for method in places or known}
+    missing = [method for method, found in wanted.items() if not found]
     if missing:
         raise UserError(f"no results of {', '.join(missing)}; there are: {', '.join(known)}")
     points: Points = {}
-    for method in places or known:
-        placed = [{**row, x: places[method]} if places else row for row in student_rows(known[method])]
+    for method, found in wanted.items():
+        placed = [{**row, x: places[method]} if places else row for row in student_rows(found)]
         runs = [(row[x], row[y]) for row in placed if _has(row, x, y)]
         if runs:
             points[method] = runs

@@ -10,7 +10,7 @@ from ctcsd.errors import UserError
 from ctcsd.run_dir import RunDir
 from ctcsd.score.paired import paired_table
 from ctcsd.score.run import decoder_agreement, read_rows, result_files
-from ctcsd.score.tables import Row, label, more_tests_table, results_table
+from ctcsd.score.tables import Row, check_one_table, more_tests_table, results_table
 
 # Row key -> what its column means.
 COLUMN_NOTES = {
@@ -49,7 +49,7 @@ def results_report(
     order = {name: position for position, name in enumerate(methods)}
     rows = sorted(_of_decoder(read_rows(exp_dir), decoder), key=lambda row: order.get(row["method"], len(order)))
     dev, test, *more = _splits(rows)
-    _check_one_table(rows)
+    check_one_table(rows)
     last = [row for row in rows if row["split"] == test]
     wanted = (results_table(rows, dev, test), more_tests_table(rows, more), paired_table(last, baseline))
     tables = [table for table in wanted if table]
@@ -77,18 +77,6 @@ def _splits(rows: Sequence[Row]) -> list[str]:
     if len({tuple(found)[:2] for found in of_run.values()}) > 1:
         raise UserError(f"runs on different splits ({', '.join(splits)}): name a folder whose runs share theirs")
     return splits if len(splits) > 1 else 2 * splits
-
-
-def _check_one_table(rows: Sequence[Row]) -> None:
-    rules = sorted({row.get("normalize", "none") for row in rows})
-    if len(rules) > 1:
-        raise UserError(f"rows with score.normalize {' and '.join(rules)}: score all of them alike (stage 5)")
-    folders: dict[tuple[str, int], str] = {}
-    for row in rows:
-        first = folders.setdefault((label(row), row["seed"]), row["folder"])
-        if first != row["folder"]:
-            both = f"{first} and {row['folder']}"
-            raise UserError(f"{both} are both {label(row)} with seed {row['seed']}: name a folder that holds only one")
 
 
 def _notes(rows: Sequence[Row], paired: bool) -> list[str]:

@@ -20,6 +20,7 @@ from ctcsd.score.trn import write_trn
 from ctcsd.score.units import WORDS, Units, units_of
 from ctcsd.score.utterances import score_utterances
 from ctcsd.score.wer import sentence_error_rate, wer
+from ctcsd.stamp import FILE
 from ctcsd.text.files import read_json
 from ctcsd.text.normalize import scoring_rule
 from ctcsd.text.reference import Reference
@@ -40,7 +41,7 @@ def score_run(
     Args:
         references: split -> cut id -> reference.
         methods: search methods; exits: exit names.
-        reference: the run of a separate teacher, with which the student's frames are compared.
+        reference: the run of a separate teacher, with which the frames of each exit are compared.
         rule: the text normalisation of reference and hypothesis, one of SCORING_RULES.
         lang_dir: needed where its tokens are phones.
 
@@ -51,7 +52,7 @@ def score_run(
     record = run.train_record(exits)
     rows = []
     for split, texts in references.items():
-        agreement = agreement_of_run(run, split, reference)
+        agreement = agreement_of_run(run, split, exits, reference)
         for method in methods:
             summary = []
             for exit in exits:
@@ -69,7 +70,7 @@ def score_run(
                         "options": options,
                         "split": split,
                         **row,
-                        **agreement,
+                        **agreement[exit],
                         **_cost(run, method, split, exit),
                         "train_seconds": record["seconds"],
                         "peak_memory_mib": record["peak_memory_mib"],
@@ -148,7 +149,7 @@ def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
     marker = run.hypotheses_marker(method, split, exit)
     if not marker.is_file():
         raise UserError(f"{run.hypotheses(method, split, exit)} is not whole ({marker.name} is missing): run stage 4")
-    return {key: value for key, value in read_json(marker).items() if not key.startswith("file ")}
+    return {key: value for key, value in read_json(marker).items() if not key.startswith(FILE)}
 
 
 def decoder_agreement(run: RunDir, split: str, exit: str, first: str, second: str) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from ctcsd.errors import UserError
+
 Row = dict[str, Any]
 WARM = " (warm)"
 
@@ -13,6 +15,19 @@ WARM = " (warm)"
 def label(row: Row) -> str:
     """The name of a row's method in tables: one that started from another model is marked as warm."""
     return row["method"] + (WARM if row.get("init_from") else "")
+
+
+def check_one_table(rows: Sequence[Row]) -> None:
+    """Raises UserError where rows were not scored alike, or two runs are of one method and seed."""
+    rules = sorted({row.get("normalize", "none") for row in rows})
+    if len(rules) > 1:
+        raise UserError(f"rows with score.normalize {' and '.join(rules)}: score all of them alike (stage 5)")
+    folders: dict[tuple[str, int], str] = {}
+    for row in rows:
+        first = folders.setdefault((label(row), row["seed"]), row["folder"])
+        if first != row["folder"]:
+            both = f"{first} and {row['folder']}"
+            raise UserError(f"{both} are both {label(row)} with seed {row['seed']}: name a folder that holds only one")
 
 
 def with_seeds(name: str, seeds: int) -> str:

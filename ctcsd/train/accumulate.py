@@ -114,7 +114,7 @@ class Accumulator:
         count = len(whole.cut_ids) // views
         if pieces == 1:
             outputs = self.model(masked, whole.lengths)
-            posteriors = self._posteriors(whole, outputs)
+            posteriors = self._posteriors(whole, outputs, weights)
             loss, parts = self.objective(outputs, _labels(whole), posteriors, weights, total=total)
             backward(counted * loss)
             return counted * loss.detach(), {name: counted * value for name, value in parts.items()}
@@ -125,7 +125,7 @@ class Accumulator:
         for chosen in rows:
             part = whole.select(chosen)
             outputs = self.model(masked[chosen, : part.features.size(1)], part.lengths)
-            posteriors = self._posteriors(part, outputs)
+            posteriors = self._posteriors(part, outputs, weights)
             summand, parts = self.objective(outputs, _labels(part), posteriors, weights, sizes=sizes)
             with nullcontext() if chosen is rows[-1] else self.hold():
                 backward(counted * summand)
@@ -140,19 +140,24 @@ class Accumulator:
         """What the sums over the whole batch are divided by."""
         frames = 0
         if self.objective.counts_frames and self.teacher is not None and weights["kd"] > 0:
-            frames = sum(self._selected(whole.select(chosen), masked[chosen]) for chosen in rows)
+            frames = sum(self._selected(whole.select(chosen), masked[chosen], weights) for chosen in rows)
             torch.clear_autocast_cache()  # it would hold weights that were cast without a gradient
         labels = 0 if whole.target_lengths is None else int(whole.target_lengths.sum())
         return Sizes(*total(whole.lengths.new_tensor([len(whole.cut_ids), labels, frames])).tolist())
 
     @torch.no_grad()
-    def _selected(self, part: Batch, masked: Tensor) -> int:
+    def _selected(self, part: Batch, masked: Tensor, weights: Mapping[str, float]) -> int:
         outputs = self.model(masked[:, : part.features.size(1)], part.lengths)
-        posteriors = self._posteriors(part, outputs)
+        posteriors = self._posteriors(part, outputs, weights)
         return 0 if posteriors is None else int(self.objective.selected(outputs, posteriors).sum())
 
-    def _posteriors(self, batch: Batch, outputs: dict[str, ExitOutput]) -> ExitOutput | None:
-        return self.teacher(batch.features, batch.lengths, batch.cut_ids, outputs) if self.teacher else None
+    def _posteriors(
+        self, batch: Batch, outputs: dict[str, ExitOutput], weights: Mapping[str, float]
+    ) -> ExitOutput | None:
+        """Of the teacher, whom nobody asks while its term weighs nothing."""
+        if self.teacher is None or weights["kd"] == 0:
+            return None
+        return self.teacher(batch.features, batch.lengths, batch.cut_ids, outputs)
 
 
 def _labels(batch: Batch) -> Labels | None:

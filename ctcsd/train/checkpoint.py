@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,11 @@ def _digest(tensors: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> str
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def by_dev_error(checkpoints: Iterable[Path]) -> list[Path]:
+    """`epoch*-cer*.ckpt` from the lowest dev error to the highest; of equals the earliest first."""
+    return sorted(checkpoints, key=lambda path: (float(path.stem.split("-cer")[1]), path.name))
 
 
 def average_checkpoints(paths: Sequence[Path], prefix: str = "model.") -> dict[str, torch.Tensor]:

@@ -91,13 +91,16 @@ class StepGuard(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
+        self.look()  # the checkpoint is behind that step
         return {
             "divergence": self.divergence.state_dict(),
             "bad_steps": self.bad_steps.count,
+            "in_a_row": self.bad_steps.in_a_row,
             "calm_until": self.calm_until,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.divergence.load_state_dict(state_dict["divergence"])
         self.bad_steps.count = state_dict["bad_steps"]
+        self.bad_steps.in_a_row = state_dict.get("in_a_row", 0)  # earlier checkpoints do not say
         self.calm_until = state_dict["calm_until"]

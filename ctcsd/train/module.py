@@ -64,9 +64,13 @@ class CtcModule(L.LightningModule):
     def on_fit_start(self) -> None:
         if isinstance(self._teacher, CheckpointTeacher):
             self._teacher.model.to(self.device)
+        self._sums = {name: sums.to(self.device) for name, sums in self._sums.items()}
+        passes, views, epochs = self.cfg.passes, self.cfg.augment.views, self.cfg.train.epochs
+        if passes * views != epochs:
+            print(f"train.epochs={epochs}, but with {views} views the work is that of {passes * views}", flush=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ctcsd"] = {"format": CHECKPOINT_FORMAT, "done_batches": self.done_batches}
+        checkpoint["ctcsd"] = {"format": CHECKPOINT_FORMAT, "done_batches": self.done_batches, "sums": self._sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         found = checkpoint.get("ctcsd", {}).get("format")
@@ -76,12 +80,10 @@ class CtcModule(L.LightningModule):
                 "training with the version that began it, or move its folder away"
             )
         self.done_batches = checkpoint["ctcsd"]["done_batches"]
-
-    def on_train_epoch_start(self) -> None:
-        self._sums = {}
+        self._sums = checkpoint["ctcsd"].get("sums", {})  # earlier ones have none
 
     def on_train_epoch_end(self) -> None:
-        self.done_batches = 0
+        self.done_batches, self._sums = 0, {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Every step draws from its own seed: a resumed run goes on as if never stopped, whatever drew before it.

@@ -18,14 +18,15 @@ LAYER = re.compile(r"(?:backbone\.encoder\.)?layers\.(\d+)\.")  # the parameters
 def make_optimizer(model: EncoderCtc, cfg: TrainConfig, total_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Weight decay falls on matrices and kernels only, not on biases and norms (the usual split).
 
-    The learning rate falls with the depth: lr at the heads, lr * layer_decay at the highest layer, and so on down to
-    what comes before the first (as BERT-like models are fine-tuned, 1801.06146).
+    The learning rate falls with the depth: lr at the heads and at a norm that all exits share, lr * layer_decay at the
+    highest layer, and so on down to what comes before the first (as BERT-like models are fine-tuned, 1801.06146).
     """
     top, decay = max(model.exits.values()), cfg.weight_decay
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            below = 0 if cfg.layer_decay == 1.0 else top + 1 - _depth(name, top)
+            depth = top + 1 if name.startswith((*HEADS, *model.above_layers)) else _layer(name)
+            below = 0 if cfg.layer_decay == 1.0 else top + 1 - depth
             groups.setdefault((below, parameter.ndim <= 1), []).append(parameter)
     settings = [
         {"params": groups[key], "lr": cfg.lr * cfg.layer_decay ** key[0], "weight_decay": 0.0 if key[1] else decay}
@@ -35,10 +36,8 @@ def make_optimizer(model: EncoderCtc, cfg: TrainConfig, total_steps: int) -> tup
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, cfg.warmup, cfg.final_lr))
 
 
-def _depth(name: str, top: int) -> int:
-    """The layer that a parameter belongs to, counted from 1: 0 before the first, top + 1 at the heads."""
-    if name.startswith(HEADS):
-        return top + 1
+def _layer(name: str) -> int:
+    """The layer that a parameter belongs to, counted from 1: 0 before the first."""
     found = LAYER.match(name)
     return int(found[1]) + 1 if found else 0
 
@@ -47,6 +46,6 @@ def lr_factor(step: int, total_steps: int, warmup: float, final: float) -> float
     """Share of the peak learning rate at a step counted from 0."""
     rise = max(1.0, warmup * total_steps)
     if step < rise:
-        return (step + 1) / rise
+        return min(1.0, (step + 1) / rise)
     progress = min(1.0, (step - rise) / max(1.0, total_steps - rise))
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

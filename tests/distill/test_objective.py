@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -100,6 +101,8 @@ def test_weights_over_time() -> None:
     ramp = WeightSchedule({"ramp": 0.3}, EXITS)
     assert ramp.at(1, 10, 0.0) == pytest.approx({"ctc_student": 0.3, "ctc_teacher": 0.7, "kd": 0.3})
     assert ramp.at(10, 10, 0.9) == pytest.approx({"ctc_student": 0.7, "ctc_teacher": 0.3, "kd": 0.7})
+    third = WeightSchedule({"ramp": 0.3}, {**EXITS, "middle": 2}).at(1, 10, 0.0)
+    assert third["ctc_middle"] == third["ctc_student"] == pytest.approx(0.3)
     step = WeightSchedule({"ramp": 0.0, "per": "step"}, EXITS)
     assert step.at(1, 10, 0.25) == pytest.approx({"ctc_student": 0.25, "ctc_teacher": 0.75, "kd": 0.25})
     constant = WeightSchedule({"ctc_student": 0.75, "kd": 0.25, "kd_warmup": 0.5}, EXITS)
@@ -204,6 +207,15 @@ def test_without_ctc_no_transcript_is_needed() -> None:
     assert loss.item() > 0
     with pytest.raises(UserError, match="per_label needs transcripts"):
         Objective({"kd": 1.0}, EXITS)
+    with pytest.raises(UserError, match="hilmes over all frames needs transcripts"):
+        Objective({"kd": 1.0}, EXITS, "all", reduction="hilmes")
+    Objective({"kd": 1.0}, EXITS, "symmetric:2", reduction="hilmes")  # per_frame, as the authors'
+
+
+def test_a_temperature_is_positive() -> None:
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match="the temperature must be positive, not"):
+            Objective({"kd": 1.0, "ctc_student": 1.0}, EXITS, temperature=temperature)
 
 
 def test_hilmes_reduction_is_the_authors_formula() -> None:

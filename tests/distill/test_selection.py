@@ -93,19 +93,24 @@ def test_partial_runs_from_all_to_nonblank() -> None:
 
 def test_nonblank_prior() -> None:
     log_probs = torch.tensor([[[0.6, 0.3, 0.1], [0.9, 0.05, 0.05], [0.2, 0.1, 0.7]]]).log()
-    prior = torch.tensor([0.8, 0.1, 0.1]).log()
     lengths = torch.tensor([3])
-    assert select_frames(log_probs, lengths, "nonblank_prior:0", log_prior=prior).tolist() == [[False, False, True]]
-    assert select_frames(log_probs, lengths, "nonblank_prior:1", log_prior=prior).tolist() == [[True, False, True]]
+    assert select_frames(log_probs, lengths, "nonblank_prior:0").tolist() == [[False, False, True]]
+    own = select_frames(log_probs, lengths, "nonblank_prior:1")  # with the prior of these frames: 0.57, 0.15, 0.28
+    shared = select_frames(log_probs, lengths, "nonblank_prior:1", total=torch.ones_like)  # of a batch: all alike
+    assert (own.tolist(), shared.tolist()) == ([[True, False, True]], [[False, False, True]])
 
 
 @pytest.mark.parametrize("pattern", ["symmetric:2", "trim", "threshold:0.1", "nonblank_prior:0.5"])
 def test_batch_composition_and_padding_change_nothing(pattern: str) -> None:
     log_probs, lengths, _ = random_batch(9)
-    prior = torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1]).log()
-    together = select_frames(log_probs, lengths, pattern, log_prior=prior)
+
+    def shared(own: torch.Tensor) -> torch.Tensor:
+        """One prior, whatever is selected from."""
+        return torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1])
+
+    together = select_frames(log_probs, lengths, pattern, total=shared)
     for u, length in enumerate(lengths.tolist()):
-        alone = select_frames(log_probs[u : u + 1, :length], lengths[u : u + 1], pattern, log_prior=prior)
+        alone = select_frames(log_probs[u : u + 1, :length], lengths[u : u + 1], pattern, total=shared)
         assert alone[0].tolist() == together[u, :length].tolist()
 
 

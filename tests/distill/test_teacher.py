@@ -148,7 +148,7 @@ def test_a_teacher_of_half_the_frame_shift_is_averaged(tmp_path: Path) -> None:
 def test_archives_that_do_not_fit(tmp_path: Path) -> None:
     outputs = tiny_model()(*features())
     rows = posteriors(outputs["teacher"])
-    with pytest.raises(UserError, match="every 30 ms, which does not divide the student's 40 ms"):
+    with pytest.raises(UserError, match="every 30 ms, which does not divide 40 ms"):
         ArchiveTeacher(write(tmp_path / "odd", rows, frame_shift=0.03))
     teacher = ArchiveTeacher(write(tmp_path / "short", {**rows, "b": rows["b"][:2]}))
     with pytest.raises(UserError, match="the cut b has 2 frames, but the student 7"):

@@ -211,6 +211,15 @@ def test_learning_rates_fall_with_the_depth(checkpoints: dict[str, str]) -> None
     assert decays["heads.student.weight"] == 0.1 and decays["heads.student.bias"] == 0.0
 
 
+@pytest.mark.parametrize(("kind", "rate"), [("hubert-large", 1.0), ("hubert", 0.0625)])
+def test_a_norm_behind_the_layers_learns_as_the_heads_do(checkpoints: dict[str, str], kind: str, rate: float) -> None:
+    """In the base models, the norm of that name stands before the layers."""
+    model = build(checkpoints[kind])
+    optimizer, _ = make_optimizer(model, TrainConfig(lr=1.0, layer_decay=0.5, warmup=0.0), 10)
+    norm = model.backbone.encoder.layer_norm.weight
+    assert [g["initial_lr"] for g in optimizer.param_groups if any(p is norm for p in g["params"])] == [rate]
+
+
 def test_gradient_checkpointing_gives_the_same_gradient(checkpoints: dict[str, str]) -> None:
     gradients = []
     for wanted in (False, True):

@@ -163,10 +163,24 @@ def test_what_cannot_be_compared_is_one_line(make_archive, tmp_path: Path, table
         writer.write("u0", spell([1], 2))
     with pytest.raises(UserError, match="foreign was made with another token table than .*one"):
         compare_archives(one, PosteriorReader(tmp_path / "foreign"))
-    with PosteriorWriter(tmp_path / "fast", table, frame_shift=0.02) as writer:
+    with PosteriorWriter(tmp_path / "fast", table, frame_shift=0.03) as writer:
         writer.write("u0", spell([1]))
-    with pytest.raises(UserError, match=r"fast has a frame every 0\.02 s, .*one every 0\.04 s"):
+    with pytest.raises(UserError, match=r"fast has a frame every 30 ms, which does not divide 40 ms"):
         compare_archives(one, PosteriorReader(tmp_path / "fast"))
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+def test_shorter_frames_are_averaged_down(make_archive, tmp_path: Path, table: TokenTable, pool: int) -> None:
+    rng = np.random.default_rng(pool)
+    fine, coarse = random_log_probs(rng, 7 * pool + 1, 5), random_log_probs(rng, 6, 5)
+    with PosteriorWriter(tmp_path / "fine", table, frame_shift=0.04 / pool) as writer:
+        writer.write("u0", fine)
+    reader, other = PosteriorReader(tmp_path / "fine"), make_archive([("u0", coarse)], "coarse")
+    means = np.stack([np.exp(fine[pool * t : pool * t + pool]).sum(0) / pool for t in range(7)])
+    np.testing.assert_allclose(np.exp(reader.at(0.04).read("u0")), means, atol=1e-6)
+    assert compare_archives(reader, other) == compare_utterance(np.log(means), coarse, 0.04)
+    assert compare_archives(other, reader) == compare_utterance(coarse, np.log(means), 0.04)
+    assert len(reader.read("u0")) == len(fine), "the reader stays as it was"
 
 
 def test_nothing_to_compare(make_archive) -> None:
@@ -215,8 +229,9 @@ OWN = {
 
 def test_the_fields_of_a_run(runs: tuple[RunDir, RunDir]) -> None:
     run, reference = runs
-    assert agreement_of_run(run, "dev", None) == OWN
-    row = agreement_of_run(run, "dev", reference)
+    assert agreement_of_run(run, "dev", ["student"], None) == {"student": OWN}
+    rows = agreement_of_run(run, "dev", ["student", "middle", "teacher"], reference)
+    row = rows["student"]
     assert {key: value for key, value in row.items() if not key.startswith("ref_")} == OWN
     assert [key[4:] for key in row if key.startswith("ref_")] == [*row][: len(OWN)]
     assert (row["ref_agreement"], row["ref_agreement_nonblank"], row["ref_spike_shift_ms"]) == (20.0, 0.0, 40.0)
@@ -224,12 +239,27 @@ def test_the_fields_of_a_run(runs: tuple[RunDir, RunDir]) -> None:
     assert held["offsets"] == {"1": 2}
     assert held["agreement"] == row["ref_agreement"]
     assert (run.path / "alignment" / "dev-student-vs-teacher.json").is_file()
+    assert {key: rows["teacher"][key] for key in OWN} == OWN, "the figures of the pair"
+    assert (rows["teacher"]["ref_agreement"], rows["teacher"]["ref_spike_shift_ms"]) == (60.0, 20.0), "its own"
+    assert rows["middle"] == {}, "without an archive"
+
+
+def test_a_separate_teacher_of_other_frames(runs: tuple[RunDir, RunDir], table: TokenTable, capsys) -> None:
+    run, reference = runs
+    for shift, path in ((0.02, [0, 0, 1, 1, 0, 0, 2, 2, 0, 0]), (0.03, [0, 1, 0, 2, 0, 0])):
+        with PosteriorWriter(reference.archive("dev", "teacher"), table, shift) as writer:
+            writer.write("u0", spell(path))
+        row = agreement_of_run(run, "dev", ["student"], reference)["student"]
+        assert {key: row[key] for key in OWN} == OWN
+        assert row.get("ref_agreement") == (60.0 if shift == 0.02 else None)
+    said = capsys.readouterr().out
+    assert said == "dev-student-vs-ctc_teacher-teacher is left out: no frames of 0.03 s make one of 0.04 s\n"
 
 
 def test_a_run_without_archives_has_no_fields(runs: tuple[RunDir, RunDir]) -> None:
     run, reference = runs
-    assert agreement_of_run(run, "test", reference) == {}
-    assert agreement_of_run(reference, "dev", None) == {}
+    assert agreement_of_run(run, "test", ["student", "teacher"], reference) == {"student": {}, "teacher": {}}
+    assert agreement_of_run(reference, "dev", ["teacher"], None) == {"teacher": {}}
     assert not (reference.path / "alignment").exists()
 
 

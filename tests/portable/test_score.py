@@ -84,6 +84,10 @@ def test_files_in_icefalls_layout(tmp_path: Path) -> None:
     assert "1   cat -> bat" in lines or "1   sat -> bat" in lines
     assert "u1:\tthe (cat sat->bat)" in lines
     assert any(line.startswith("u2:\t") and "(*->on)" in line for line in lines)
+    starred = write_errs(tmp_path / "starred.txt", [("u1", list("f*ck"), list("fuck")), ("u2", ["*"], ["*", "*"])])
+    lines = (tmp_path / "starred.txt").read_text().splitlines()
+    assert (starred.ins, starred.subs) == (1, 1) and {"1   * -> u", "1   *", "u1:\tf (*->u) c k"} <= set(lines)
+    assert "*   1 2 2 2" in lines, "once right, once another, once too many"
     figures = {"cer": 20.0, "ser": 80.0, "normalize": "none"}
     teacher = {"exit": "teacher", "wer": 40.0, "failed": [], **figures}
     student = {"exit": "student", "wer": 35.25, "failed": ["u1", "u2"], "oracle_wer": 0.0, **figures}

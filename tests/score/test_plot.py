@@ -60,7 +60,7 @@ def test_a_picture_is_written_whole_and_without_pyplot(
 
 
 def test_a_scored_run_has_its_picture(run: RunDir) -> None:
-    assert agreement_of_run(run, "dev", None)
+    assert agreement_of_run(run, "dev", ["student"], None)["student"]
     assert sorted(path.name for path in (run.path / "alignment").iterdir()) == [
         "dev-student-vs-teacher.json",
         "dev-student-vs-teacher.png",

@@ -19,7 +19,8 @@ from ctcsd.score.relation import Relation, places_of, relation
 
 
 def row(method: str, seed: int, exit: str = "student", split: str = "dev", **figures: float) -> dict[str, object]:
-    return {"method": method, "seed": seed, "exit": exit, "split": split, "decoder": "greedy", **figures}
+    run = {"method": method, "seed": seed, "folder": f"exp/{method}/seed{seed}"}
+    return {**run, "exit": exit, "split": split, "decoder": "greedy", **figures}
 
 
 ROWS = [
@@ -42,6 +43,16 @@ def test_over_a_setting_the_given_values_are_the_places() -> None:
     found = relation(ROWS, "ratio", "cer", {"c": 1.0, "a": 0.5})
     assert found.points == {"c": [(1.0, 40.0)], "a": [(0.5, 20.0), (0.5, 22.0)]}
     assert found.correlations() is None
+
+
+def test_other_runs_of_a_method_are_no_seeds_of_it() -> None:
+    warm = {**row("a", 1, cer=5.0, agreement=99.0), "init_from": "there", "folder": "exp/warm/a/seed1"}
+    assert relation([*ROWS, warm], "agreement", "cer").points["a (warm)"] == [(99.0, 5.0)]
+    both = relation([*ROWS, warm], "ratio", "cer", {"a": 0.0, "a (warm)": 1.0})
+    assert both.points == {"a": [(0.0, 20.0), (0.0, 22.0)], "a (warm)": [(1.0, 5.0)]}
+    assert relation([warm], "ratio", "cer", {"a": 0.5}).points == {"a": [(0.5, 5.0)]}
+    with pytest.raises(UserError, match="exp/a/seed1 and exp/other/a/seed1 are both a with seed 1"):
+        relation([*ROWS, {**ROWS[0], "folder": "exp/other/a/seed1"}], "agreement", "cer")
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=9))

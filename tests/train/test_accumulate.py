@@ -68,6 +68,28 @@ def test_pieces_add_up(reduction: str, frames: str, kind: str) -> None:
             torch.testing.assert_close(grads[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("kind", ["self", "checkpoint"])
+def test_a_teacher_whose_term_weighs_nothing_is_not_asked(kind: str, pieces: int) -> None:
+    """And nothing else changes, bit for bit."""
+    results = []
+    for asks in (True, False):
+        accumulate = accumulator("per_frame", "nonblank", kind)
+        teacher, asked = accumulate.teacher, []
+        assert teacher
+        accumulate.teacher = lambda *given, teacher=teacher, asked=asked: asked.append(given) or teacher(*given)
+        if asks:
+            accumulate._posteriors = lambda batch, outputs, weights, teacher=teacher: teacher(
+                batch.features, batch.lengths, batch.cut_ids, outputs
+            )
+        torch.manual_seed(11)
+        found = accumulate.in_pieces(*accumulate.masked(batch()), {**WEIGHTS, "kd": 0.0}, pieces, torch.Tensor.backward)
+        gradients = {name: p.grad for name, p in accumulate.model.named_parameters() if p.grad is not None}
+        results.append((found, gradients, torch.rand(1)))
+        assert asked == []
+    torch.testing.assert_close(results[0], results[1], rtol=0.0, atol=0.0)
+
+
 def with_little_memory(accumulate: Accumulator, most: int) -> list[int]:
     """Let the encoder fail on more than `most` frames, padding counted; returns the sizes that it was asked for."""
     asked: list[int] = []

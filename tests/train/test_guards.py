@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from console import ctcsd
+from hypothesis import given
+from hypothesis import strategies as st
 from lhotse import CutSet, NumpyFilesWriter
 from lhotse.cut import Cut
 from safetensors.torch import load_file
@@ -26,7 +28,8 @@ from ctcsd.train.divergence import PATIENCE, RECENT, Divergence, LossBound
 from ctcsd.train.guards import StepGuard
 from ctcsd.train.later import Later
 from ctcsd.train.memory import advice, out_of_memory
-from ctcsd.train.optim import make_optimizer
+from ctcsd.train.optim import lr_factor, make_optimizer
+from ctcsd.train.unreadable import Unreadable
 
 TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
 TINY += ["data.max_duration=20", "train.epochs=1"]
@@ -116,6 +119,18 @@ def test_a_training_that_only_skips_ends(small_corpus: Path, tmp_path: Path) -> 
     assert f"not finite {IN_A_ROW} steps in a row" in done.stderr and "its features are not finite" in done.stderr
 
 
+# --- the schedule
+
+
+@given(st.integers(1, 3000), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_the_learning_rate_rises_to_its_peak_and_never_above(total: int, warmup: float, final: float) -> None:
+    factors = [lr_factor(step, total, warmup, final) for step in range(total)]
+    peak = factors.index(max(factors))
+    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert min(factors[: peak + 1]) > 0.0 and max(factors) <= 1.0
+    assert max(factors) == 1.0 or warmup * total > total - 1
+
+
 # --- divergence
 
 
@@ -190,6 +205,26 @@ def test_the_guard_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     run(StepGuard(tmp_path, TrainConfig(guard=False)))
 
 
+def test_a_step_that_waits_for_its_verdict_gets_it_before_a_checkpoint(tmp_path: Path) -> None:
+    batch = Batch(torch.zeros(1, 8, 80), torch.tensor([8]), None, None, [], ["a"])
+    nan = torch.tensor(float("nan"))
+
+    def bad_steps(guard: StepGuard, count: int) -> dict:
+        for step in range(count):
+            guard.take(step, 1, batch, {"bad": torch.tensor(1.0), "loss": nan, "norm": nan, "parts": {}})
+        return json.loads(json.dumps(guard.state_dict()))
+
+    state = bad_steps(StepGuard(tmp_path, TrainConfig()), IN_A_ROW - 1)
+    assert state["bad_steps"] == len((tmp_path / "bad_batches.jsonl").read_text().splitlines()) == IN_A_ROW - 1
+    resumed, older = (StepGuard(tmp_path, TrainConfig()) for _ in range(2))
+    resumed.load_state_dict(state)
+    with pytest.raises(UserError, match=f"{IN_A_ROW} steps in a row"):
+        bad_steps(resumed, 1)
+    del state["in_a_row"]
+    older.load_state_dict(state)
+    assert bad_steps(older, 1)["in_a_row"] == 1
+
+
 def test_numbers_arrive() -> None:
     assert Later(torch.tensor([1.0, float("inf")])).read() == [1.0, float("inf")]
 
@@ -226,6 +261,33 @@ def test_the_preflight_leaves_no_trace(small_corpus: Path, tmp_path: Path) -> No
     assert all(with_it[name].equal(without[name]) for name in without)
     assert "pre-flight: longest cuts (" in said["--preflight"] and "peak memory" in said["--preflight"]
     assert "pre-flight" not in said["--no-preflight"]
+
+
+def test_processes_share_one_list_of_what_is_unreadable(tmp_path: Path) -> None:
+    """Each counts what all have listed, now or before a restart, and once."""
+    empty = Batch(torch.zeros(0, 8, 80), torch.zeros(0), None, None, [], [])
+
+    def start() -> Unreadable:
+        return Unreadable(tmp_path / "unreadable.tsv", {"train": 100, "dev": 10}, 0.05)
+
+    def lacking(*ids: str) -> Batch:
+        return empty._replace(unreadable=[(cut_id, "no\nfile") for cut_id in ids])
+
+    one, other = start(), start()
+    one.note("train", lacking("a", "b", "c"))
+    other.note("train", lacking("c", "d"))
+    assert one.count == other.count == 4
+    one, other = start(), start()
+    for each in (one, other):
+        each.note("train", empty)
+        each.note("train", lacking("a", "d"))
+    one.note("train", lacking("e"))
+    with (tmp_path / "unreadable.tsv").open("a") as out:
+        out.write("train\thalf a l")  # of a process that is writing
+    with pytest.raises(UserError, match="6 of the 100 cuts of train could not be read"):
+        other.note("train", lacking("f"))
+    listed = (tmp_path / "unreadable.tsv").read_text().splitlines()
+    assert sorted(listed[:5]) == [f"train\t{cut_id}\tno file" for cut_id in "abcde"], "each once"
 
 
 def test_features_that_vanish_are_survived_up_to_a_share(small_corpus: Path, tmp_path: Path) -> None:

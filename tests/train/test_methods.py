@@ -72,9 +72,10 @@ def test_label_free_training_never_looks_at_the_text(small_corpus: Path, exp: Pa
     assert all(without[key].equal(clean[key]) for key in clean)
 
 
-def test_layer_pruning_starts_from_the_lower_layers(small_corpus: Path, exp: Path) -> None:
+def test_layer_pruning_starts_from_the_lower_layers(small_corpus: Path, exp: Path, capsys) -> None:
     teacher = weights(exp / "ctc_teacher" / "seed1")
-    student = weights(train(small_corpus, exp, "layer_prune", "train.lr=1e-9"))
+    student = weights(train(small_corpus, exp, "layer_prune", "train.lr=1e-9", "init_from=/elsewhere"))
+    assert "ctc_teacher/seed1, on which it depends, and not from init_from=/elsewhere" in capsys.readouterr().out
     assert not any(key.startswith("layers.1.") for key in student)
     for key, value in student.items():
         if not key.startswith("heads."):
@@ -92,9 +93,13 @@ def test_a_warm_start_is_kept_in_the_record(small_corpus: Path, exp: Path) -> No
         train(small_corpus, exp, "interctc", f"init_from={start}", "model.dim=64", name="other")
 
 
-def test_two_views_count_as_two_epochs(small_corpus: Path, exp: Path) -> None:
-    record = json.loads((train(small_corpus, exp, "skd_cr") / "train.json").read_text())
-    assert record["epochs"] == 1
+@pytest.mark.parametrize(("epochs", "passes", "said"), [(2, 1, False), (1, 1, True)])
+def test_two_views_count_as_two_epochs(
+    small_corpus: Path, exp: Path, capsys, epochs: int, passes: int, said: bool
+) -> None:
+    run = train(small_corpus, exp, "skd_cr", f"train.epochs={epochs}", name=f"skd_cr{epochs}")
+    assert json.loads((run / "train.json").read_text())["epochs"] == passes
+    assert ("train.epochs=1, but with 2 views the work is that of 2" in capsys.readouterr().out) == said
 
 
 @pytest.mark.parametrize(
@@ -104,6 +109,7 @@ def test_two_views_count_as_two_epochs(small_corpus: Path, exp: Path) -> None:
         ("kd_full", ["distill.teacher=archive", "distill.archive=/nowhere"], "no posteriors archive at /nowhere"),
         ("kd_full", ["weights.lambda=2"], "weights.lambda must lie between 0 and 1"),
         ("ctc", ["init_from=/nowhere"], "no trained model at /nowhere"),
+        ("kd_prior", ["train.accumulate=2"], "takes the prior of whole batches: set train.accumulate=1"),
         ("ctc+train.lrr=1", [], "did you mean 'train.lr'"),
         ("nosuch+train.lr=1", [], "no method 'nosuch'"),
     ],

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from console import REPOSITORY, ctcsd
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ctcsd.config import method_config
 from ctcsd.errors import UserError
 from ctcsd.lock import locked
+from ctcsd.train.checkpoint import by_dev_error
+from ctcsd.train.fit import build, fit
 from ctcsd.train.resume import damage, newest_whole
 
 TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
@@ -82,6 +90,35 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().out
     assert "timed.ckpt is damaged" in said and "last.ckpt is damaged" in said
     assert (tmp_path / "last.ckpt.damaged").is_file()
+
+
+def test_equal_checkpoints_stand_in_the_order_of_the_epochs() -> None:
+    names = ["epoch002-cer4.90.ckpt", "epoch000-cer5.00.ckpt", "epoch001-cer5.00.ckpt", "epoch003-cer10.00.ckpt"]
+    for listed in itertools.permutations(names):
+        assert [path.name for path in by_dev_error(map(Path, listed))] == names
+
+
+class Stop(Callback):
+    """Ends a training in the middle of its second epoch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        if (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx) == (1, 3):
+            raise InterruptedError
+
+
+def test_the_mean_loss_of_an_epoch_is_that_of_both_its_halves(small_corpus: Path, tmp_path: Path) -> None:
+    overrides = [*TINY, "train.epochs=2", "train.save_minutes=0", "train.preflight=false", "data.max_duration=20"]
+    losses = []
+    for stops in (False, True):
+        run = tmp_path / str(stops)
+        run.mkdir()
+        for watchers in ([Stop()], []) if stops else ([],):
+            module, data = build(method_config("skd", overrides=overrides), small_corpus, small_corpus / "lang_char")
+            with pytest.raises(InterruptedError) if watchers else nullcontext():
+                fit(module, data, run, watchers)
+        events = EventAccumulator(str(run / "tensorboard")).Reload()
+        losses.append([(event.step, event.value) for event in events.Scalars("loss_epoch")])
+    assert losses[0] == losses[1]
 
 
 def test_every_flipped_byte_of_the_content_is_found(tmp_path: Path) -> None:
