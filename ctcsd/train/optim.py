@@ -25,8 +25,7 @@ def make_optimizer(model: EncoderCtc, cfg: TrainConfig, total_steps: int) -> tup
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            depth = top + 1 if name.startswith((*HEADS, *model.above_layers)) else _layer(name)
-            below = 0 if cfg.layer_decay == 1.0 else top + 1 - depth
+            below = 0 if cfg.layer_decay == 1.0 else _layers_above(name, model, top)
             groups.setdefault((below, parameter.ndim <= 1), []).append(parameter)
     settings = [
         {"params": groups[key], "lr": cfg.lr * cfg.layer_decay ** key[0], "weight_decay": 0.0 if key[1] else decay}
@@ -36,10 +35,12 @@ def make_optimizer(model: EncoderCtc, cfg: TrainConfig, total_steps: int) -> tup
     return optimizer, LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, cfg.warmup, cfg.final_lr))
 
 
-def _layer(name: str) -> int:
-    """The layer that a parameter belongs to, counted from 1: 0 before the first."""
+def _layers_above(name: str, model: EncoderCtc, top: int) -> int:
+    """How deep a parameter lies below the heads: 0 there, 1 in the highest layer, `top` + 1 before the first."""
+    if name.startswith((*HEADS, *model.above_layers)):
+        return 0
     found = LAYER.match(name)
-    return int(found[1]) + 1 if found else 0
+    return top - int(found[1]) if found else top + 1
 
 
 def lr_factor(step: int, total_steps: int, warmup: float, final: float) -> float:
