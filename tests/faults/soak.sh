@@ -78,6 +78,7 @@ sys.exit(any(damage(path) for path in pathlib.Path(sys.argv[1]).rglob("*.ckpt") 
 END
 }
 
+PATH=$PWD/.venv/bin:$PATH ./run.sh --no-setup --quick --stop-stage 0 >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; fail "stage 0 failed"; }
 start=$SECONDS
 whole_run "$work/plain" >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2; fail "the run without a fault failed"; }
 usual=$((SECONDS - start + 1))
