@@ -121,11 +121,12 @@ CONTESTANTS: dict[str, dict[str, Callable[[PosteriorReader, Path], Texts]]] = {
         "torchaudio": torchaudio_beam(False, 10),
         "pyctcdecode": pyctcdecode_beam(False, 10),
     },
-    "beam 20, lexicon, n-gram": {
-        "ctcsd": ours("beam", beam=20, lexicon=True, lm_scale=LM_SCALE),
+    "lexicon, n-gram": {
+        "ctcsd": ours("wfst", lm_scale=LM_SCALE, search_beam=8.0, max_active=1000),
         "torchaudio": torchaudio_beam(True, 20),
         "pyctcdecode": pyctcdecode_beam(True, 20),
     },
+    "beam 20, lexicon, n-gram": {"ctcsd": ours("beam", beam=20, lexicon=True, lm_scale=LM_SCALE)},
     "wfst HLG": {"ctcsd": ours("wfst", graph="HLG", lm_scale=LM_SCALE)},
     "k2-1best": {"ctcsd": ours("k2-1best")},
     "k2-hlg": {"ctcsd": ours("k2-hlg", lm_scale=LM_SCALE)},
