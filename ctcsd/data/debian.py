@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from ctcsd.data.untar import extract
 from ctcsd.errors import UserError
 
 APT_SECONDS = 1200
@@ -55,7 +56,7 @@ def unpack(deb: Path, folder: Path) -> None:
         trouble = ""
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                tar.extractall(folder, filter=_files_only)
+                extract(tar, folder)
             while process.stdout.read(1 << 20):  # padding
                 pass
         except (tarfile.TarError, EOFError, ValueError) as error:
@@ -70,10 +71,6 @@ def unpack(deb: Path, folder: Path) -> None:
             trouble = lines[-1].strip() if lines else trouble
         if trouble or process.returncode:
             raise UserError(f"{deb.name} cannot be unpacked, it is damaged: {trouble or 'no reason given'}")
-
-
-def _files_only(entry: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    return tarfile.data_filter(entry, folder) if entry.isreg() or entry.isdir() else None
 
 
 def member(folder: Path, name: str) -> Path:

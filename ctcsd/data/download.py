@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ctcsd.data.untar import extract
 from ctcsd.errors import UserError
 
 ATTEMPTS = 5  # in a row that bring nothing
@@ -54,13 +55,13 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
 def unpack(archive: Path, folder: Path, inside: str, nested: str = "") -> Path:
     """`folder / inside` out of a tar archive, unless it is there; it appears when it is whole.
 
-    `nested`: a pattern of archives below `inside`, each unpacked where it lies and then deleted.
+    `inside`: a path, or a pattern that fits only that one, such as `*/S0002`. `nested`: a pattern of archives below the
+    path `inside`, each unpacked where it lies and then deleted.
 
     Raises:
         UserError: the archive is damaged, has no `inside`, or would write elsewhere.
     """
-    target = folder / inside
-    if target.is_dir():
+    if target := _first(folder, inside):
         return target
     partial = folder / f".{archive.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,20 +70,25 @@ def unpack(archive: Path, folder: Path, inside: str, nested: str = "") -> Path:
         for inner in sorted((partial / inside).glob(nested)) if nested else ():
             _extract(inner, inner.parent)
             inner.unlink()
-        if not (partial / inside).is_dir():
+        if not (found := _first(partial, inside)):
             raise UserError(f"{archive}: no folder {inside} in it")
+        target = folder / found.relative_to(partial)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(partial / inside, target)
+        os.replace(found, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _first(folder: Path, inside: str) -> Path | None:
+    return next((path for path in sorted(folder.glob(inside)) if path.is_dir()), None)
 
 
 def _extract(archive: Path, folder: Path) -> None:
     print(f"unpacking {archive.name}", flush=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")  # nothing outside the folder, no devices, no foreign owners
+            extract(tar, folder, links=True)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(f"{archive} cannot be unpacked: {error}: delete it and run again") from None
 

@@ -49,6 +49,9 @@ def test_made_again_when_an_option_or_an_input_changes(tmp_path: Path, capsys: p
         (tmp_path / "odd.arpa").write_text(content)
         with pytest.raises(UserError, match=message):
             said(lm_arpa=str(tmp_path / "odd.arpa"))
+    for key, options in (("lexicon", {"unit": "phone"}), ("lm_arpa", {}), ("lm_text", {})):
+        with pytest.raises(UserError, match=rf"^lang\.{key}=.*/nowhere\.txt: no such file$"):
+            said(**{key: str(tmp_path / "nowhere.txt")}, **options)
     said(lm_order=2, lm_text=str(further), lm_prune=[0, 1])
     (lang / "lexicon.txt").unlink()
     assert "lexicon.txt is gone" in said(lm_order=2, lm_text=str(further), lm_prune=[0, 1])

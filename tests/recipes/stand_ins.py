@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -39,6 +42,23 @@ def librispeech_part(folder: Path, speaker: int, clips: list[Clip], per_chapter:
             soundfile.write(chapter / f"{name}-{number:04}.flac", samples, 16000)
             lines.append(f"{name}-{number:04} {text.upper()}\n")
         (chapter / f"{name}.trans.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def run_recipe(name: str, folder: Path, prepare: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """run.sh on a recipe, with characters, a tiny model and one epoch; writes `folder`/data and `folder`/exp."""
+    command = [REPOSITORY / "run.sh", "--recipe", f"egs/{name}", "--no-setup", "--methods", "ctc", "--nj", "1"]
+    command += ["--data", folder / "data", "--exp", folder / "exp", "--prepare", prepare, *arguments, "lang.unit=char"]
+    command += ["model.layers=2", "model.dim=32", "model.heads=2", "student_layers=1", "train.epochs=1"]
+    command += ["decode.methods=[greedy]", "features.speeds=[]", "data.workers=0"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+def results(folder: Path) -> list[dict]:
+    """The rows of that run's results."""
+    return [json.loads(line) for line in (folder / "exp/ctc/seed1/results.jsonl").read_text().splitlines()]
 
 
 def pack(folder: Path, archive: Path) -> str:

@@ -12,7 +12,7 @@ import soundfile
 from console import REPOSITORY
 from lhotse.recipes.aishell import prepare_aishell
 from speech import clips
-from stand_ins import drops, pack, recipe_module
+from stand_ins import drops, pack, recipe_module, results, run_recipe
 
 from ctcsd.config import load_config
 from ctcsd.data.checks import Limits, check_signal
@@ -70,6 +70,33 @@ def test_archive_of_archives(corpora, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "CHECKSUM", pack(tree, tmp_path / "dl/data_aishell.tgz"))
     assert prepare(tmp_path / "dl", tmp_path / "data")["kept"] == 20
     assert not list((tmp_path / "dl").rglob("*.tar.gz"))
+
+
+def test_archives_of_speakers_that_are_still_packed(corpora, tmp_path, capsys):
+    """The user unpacked the archive alone, or only some of those inside; what is unpacked is not unpacked again."""
+    folder = tmp_path / "dl/data_aishell"
+    shutil.copytree(corpora / "data_aishell", folder)
+    for split, speaker in SPEAKERS.items():
+        pack(folder / "wav" / split, folder / "wav" / f"{speaker}.tar.gz")
+        if split != "train":
+            shutil.rmtree(folder / "wav" / split)
+    assert prepare(tmp_path / "dl", tmp_path / "data")["kept"] == 20
+    said = capsys.readouterr().out
+    assert "unpacking S0724.tar.gz" in said and "unpacking S0764.tar.gz" in said and "unpacking S0002" not in said
+    assert prepare(tmp_path / "dl", tmp_path / "again")["kept"] == 20 and "unpacking" not in capsys.readouterr().out
+    packed = {f"{speaker}.tar.gz" for speaker in SPEAKERS.values()}
+    assert {path.name for path in (folder / "wav").iterdir()} == {*SPEAKERS, *packed}
+
+
+@pytest.mark.slow
+def test_all_stages_on_a_stand_in(corpora, tmp_path):
+    """Stages 0 to 5 without a language model, as the recipe has it: a text is one long word, and its CER counts."""
+    run_recipe("aishell", tmp_path, f"--dl-dir {corpora}")
+    rows = {row["split"]: row for row in results(tmp_path)}
+    assert set(rows) == {"dev", "test"} and rows["test"]["corpus"] == "aishell"
+    assert rows["test"]["words"] == 4 and 0 < rows["test"]["cer_low"] <= rows["test"]["cer"]
+    assert (tmp_path / "data/lang_char/tokens.txt").is_file() and not list(tmp_path.rglob("lm.arpa"))
+    assert "test CER" in (tmp_path / "exp/RESULTS.md").read_text()
 
 
 def test_partners_that_are_missing_are_listed_and_a_missing_split_is_one_line(corpora, tmp_path, capsys):

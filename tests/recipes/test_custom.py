@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import lhotse
 import numpy as np
@@ -184,6 +185,40 @@ def test_partners_that_are_missing_are_listed(speech, wavs, tmp_path):
     (kaldi / "text").write_text("".join([*texts[1:], "v nobody says this\n"]))
     prepare(tmp_path / "out", "--transcripts", kaldi)
     assert drops(tmp_path / "out") == {"u00": "missing transcript", "v": "missing audio"}
+
+
+@pytest.mark.parametrize("kind", ["kaldi", "lhotse", "cuts"])
+def test_relative_names_are_found_from_anywhere(speech, wavs, tmp_path, monkeypatch, kind):
+    """Below --audio, the current folder, the table's or one above it, in this order."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    shutil.copytree(wavs, project / "wavs")
+    elsewhere.mkdir()
+    monkeypatch.chdir(project)  # where a recipe of Kaldi stood when it wrote its tables
+    (project / "data").mkdir()
+    table = project / "data/train"
+    if kind == "kaldi":
+        table.mkdir()
+        (table / "wav.scp").write_text("".join(f"u{n:02} wavs/a/{n:02}.wav\n" for n in range(COUNT)))
+        (table / "text").write_text("".join(f"u{n:02} {text}\n" for n, (text, _) in enumerate(speech)))
+    else:
+        write_lhotse(table, speech, Path("wavs"))
+        table = table if kind == "lhotse" else table.with_suffix(".jsonl.gz")
+    found = {}
+    for name, folder, given, options in (
+        ("there", project, table.relative_to(project), ()),
+        ("above", elsewhere, table, ()),
+        ("audio", elsewhere, table, ("--audio", project)),
+    ):
+        monkeypatch.chdir(folder)
+        prepare(tmp_path / name, "--transcripts", given, *options)
+        splits = corpus(tmp_path / name).values()
+        found[name] = {text: samples for texts in splits for text, (_, samples) in texts.items()}
+    assert found["there"] == {text: len(samples) for text, samples in speech}
+    assert found["above"] == found["audio"] == found["there"]
+    (elsewhere / "wavs/a").mkdir(parents=True)
+    soundfile.write(elsewhere / "wavs/a/00.wav", speech[0][1], 16000)
+    said = prepare(tmp_path / "current", "--transcripts", table, code=1)
+    assert f"{COUNT - 1} of {COUNT} utterances dropped" in said, "the current folder comes first"
 
 
 def test_segments_without_ids_and_tables_with_tabs(speech, wavs, tmp_path):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import lhotse
 import pytest
-from console import REPOSITORY
+import soundfile
+from console import REPOSITORY, ctcsd
 from lhotse.recipes.librispeech import prepare_librispeech
 from speech import clips
-from stand_ins import drops, librispeech_part, pack, recipe_module
+from stand_ins import drops, librispeech_part, pack, recipe_module, results, run_recipe
 
 from ctcsd.config import load_config
 
@@ -108,6 +107,34 @@ def test_archives_are_checked_and_unpacked(unpacked, tmp_path, monkeypatch, caps
     assert "dev-clean-2.tar.gz: checksum mismatch" in said and "delete it and run again" in said
 
 
+def test_language_model_lexicon_and_noise(unpacked, speech, tmp_path, monkeypatch):
+    """Fetched into the download folder; links in OUT/lm, which the configurations and the README name."""
+    dl_dir, out = tmp_path / "dl", tmp_path / "data"
+    shutil.copytree(unpacked, dl_dir)
+    (dl_dir / "lm").mkdir()
+    files = ("3-gram.arpa.gz", "librispeech-lexicon.txt")
+    for name in files:
+        (dl_dir / "lm" / name).write_text(f"the official {name}")
+        monkeypatch.setitem(recipe.CHECKSUMS, name, hashlib.md5((dl_dir / "lm" / name).read_bytes()).hexdigest())
+    noise = tmp_path / "packed/musan/noise"
+    noise.mkdir(parents=True)
+    soundfile.write(noise / "noise-free-sound-0000.wav", speech[0][1], 16000)
+    monkeypatch.setitem(recipe.CHECKSUMS, "musan", pack(noise.parent, dl_dir / "musan.tar.gz"))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        prepare(Path("dl"), out, lm=recipe.Lm["3-gram"], musan=True)
+        (dl_dir / "musan.tar.gz").unlink(missing_ok=True)  # what is unpacked needs no archive
+    assert {path.name: path.read_text() for path in (out / "lm").iterdir()} == {n: f"the official {n}" for n in files}
+    assert all((out / "lm" / name).samefile(dl_dir / "lm" / name) for name in files)
+    done = ctcsd("noisy", "--data", out, "--noise", dl_dir / "musan/noise", "--snr", 10)
+    assert done.returncode == 0 and len(cuts_of(out, "test_noise10")) == 6, done.stderr
+    prepare(dl_dir, dl_dir, lm=recipe.Lm["3-gram"])  # the same folder for both
+    assert all((dl_dir / "lm" / name).read_text() == f"the official {name}" for name in files)
+    for name in ("student", "teacher"):
+        cfg = load_config([REPOSITORY / f"egs/librispeech/conf/{file}.yaml" for file in ("corpus", f"paper_b/{name}")])
+        assert cfg.lang.lexicon == "egs/librispeech/data/lm/librispeech-lexicon.txt"
+
+
 def failure(capsys, *arguments, **options):
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
@@ -159,18 +186,10 @@ def test_every_configuration_takes_the_longest_utterance(preset):
 @pytest.mark.slow
 def test_all_stages_on_a_stand_in(unpacked, tmp_path):
     """Stages 0 to 5 by the shared driver; a second start skips what is there."""
-    small = ["model.layers=2", "model.dim=32", "model.heads=2", "student_layers=1", "train.epochs=1", "lang.unit=char"]
-    command = [REPOSITORY / "run.sh", "--recipe", "egs/librispeech", "--no-setup", "--methods", "ctc", "--nj", "1"]
-    command += ["--data", tmp_path / "data", "--exp", tmp_path / "exp", "--prepare", f"--size mini --dl-dir {unpacked}"]
-    command += [*small, "decode.methods=[greedy]", "lang.lm_order=2", "features.speeds=[]", "data.workers=0"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    rows = [json.loads(line) for line in (tmp_path / "exp/ctc/seed1/results.jsonl").read_text().splitlines()]
-    assert {(row["corpus"], row["split"]) for row in rows} == {("librispeech", "dev"), ("librispeech", "test")}
+    arguments = ("librispeech", tmp_path, f"--size mini --dl-dir {unpacked}", "lang.lm_order=2")
+    run_recipe(*arguments)
+    rows = {(row["corpus"], row["split"]) for row in results(tmp_path)}
+    assert rows == {("librispeech", "dev"), ("librispeech", "test")}
     assert "| ctc" in (tmp_path / "exp/RESULTS.md").read_text()
     (unpacked / "another_download.tgz").touch()  # the recipe itself fills this folder: no reason to prepare again
-    again = subprocess.run(
-        [*command, "--stop-stage", "0"], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert again.returncode == 0 and "prepared: up to date" in again.stdout
+    assert "prepared: up to date" in run_recipe(*arguments, "--stop-stage", "0").stdout

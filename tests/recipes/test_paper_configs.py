@@ -18,7 +18,7 @@ from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.text.tokenizer import TokenTable
-from ctcsd.train.estimate import sizes
+from ctcsd.train.estimate import estimate, sizes
 from ctcsd.train.method import check, make_objective
 
 CONF = REPOSITORY / "egs" / "librispeech" / "conf"
@@ -42,6 +42,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def configuration(file: Path, method: str, *overrides: str) -> Config:
     cfg = method_config(method, [CONF / "corpus.yaml", file], overrides)
     check(cfg)
+    assert cfg.data.decoded == ["dev", "test", "test_other"]
     cfg.model.vocab_size = len(TABLE)
     return cfg
 
@@ -124,3 +125,25 @@ def test_the_costs_of_a_table(backbones: dict[str, str]) -> None:
     cfg = configuration(A / "hubert.yaml", "ctc", f"model.backbone={backbones['hubert']}")
     made = make_model(cfg.model)
     assert sizes(cfg).num_parameters() == made.num_parameters()
+
+
+def test_costs_follow_speeds_and_tokens(tmp_path: Path) -> None:
+    cfg = configuration(B / "student.yaml", "ctc", *SMALL, "features.speeds=[]")
+    copied = configuration(B / "student.yaml", "ctc", *SMALL, "features.speeds=[0.9,1.0,1.1]")
+    plain, more = (estimate(each, lambda name: cfg, 960, 312, 0.3) for each in (cfg, copied))
+    assert more.gflop_per_hour == plain.gflop_per_hour and more.memory_gib == plain.memory_gib
+    for hours in ("gpu_hours", "forward_hours"):
+        assert getattr(more, hours) == pytest.approx(getattr(plain, hours) * (1 / 0.9 + 1 + 1 / 1.1))
+    assert plain.gpu_hours == pytest.approx(3 * cfg.train.epochs * plain.forward_hours)
+    symbols = ["<blk>", *(chr(0x4E00 + number) for number in range(4199))]
+    (tmp_path / "tokens.txt").write_text(TokenTable(symbols).text, encoding="utf-8")
+    corpus = ["--config", REPOSITORY / "egs" / "aishell" / "conf" / "corpus.yaml", "-m", "ctc", "--hours", 0.5]
+    rows = []
+    for places in ([], ["--lang", tmp_path]):
+        done = ctcsd("estimate", *corpus, *places)
+        assert done.returncode == 0, done.stderr
+        rows.append([cell.strip() for cell in done.stdout.splitlines()[2].split("|")[1:-1]])
+        assert all(float(cell) > 0 for cell in rows[-1][3:]), "half an hour of audio has a cost to be seen"
+    few, many = (float(row[1].removeprefix("student ")) for row in rows)
+    assert many - few == pytest.approx((4200 - 32) * (256 + 1) / 1e6, abs=0.06)
+    assert float(rows[1][2].replace(",", "")) > float(rows[0][2].replace(",", ""))

@@ -29,9 +29,14 @@ LIMITS = Limits(slow_base=4.0, slow_per_char=1.0)
 
 
 def folder_of(folder: Path, openslr: str = OPENSLR) -> Path:
-    """The folder data_aishell, below `folder` or its `aishell` (lhotse's layout); downloaded if it is not there."""
+    """The folder data_aishell, below `folder` or its `aishell` (lhotse's layout); downloaded if it is not there.
+
+    The archives of speakers in it, `wav/SPEAKER.tar.gz`, stay there, but are unpacked where that is still to be done.
+    """
     for found in (folder / "data_aishell", folder / "aishell/data_aishell"):
         if found.is_dir():
+            for packed in sorted(found.glob("wav/*.tar.gz")):
+                unpack(packed, found / "wav", f"*/{packed.name.removesuffix('.tar.gz')}")
             return found
     archive = fetch(f"{openslr}/33/data_aishell.tgz", folder, CHECKSUM)
     return unpack(archive, folder, "data_aishell", nested="wav/*.tar.gz")

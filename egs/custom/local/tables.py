@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ NAMES = {
 COLUMNS = ("audio", "text", "speaker", "split")  # of a TSV file without a header
 SPLIT_NAMES = {"training": "train", "validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
 CHANNELS = {"left": 0, "right": 1}
+TRIED = 20  # relative names, to find the folder that they are below
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def load_row(row: Row, stereo: str) -> tuple[np.ndarray, int]:
 
 
 def read(path: Path, audio: Path | None) -> Iterator[Row]:
-    """The rows of a table, whichever kind it is; relative names of files are below `audio`, or else beside the table.
+    """The rows of a table, whichever kind it is; relative names of files are below `audio`, or else beside the table,
+    Kaldi's and lhotse's where `base_of` finds them.
 
     Raises:
         UserError: none of the known kinds, or a line that is not of its kind.
@@ -70,13 +73,24 @@ def read(path: Path, audio: Path | None) -> Iterator[Row]:
         if (path / "wav.scp").is_file():
             return read_kaldi(path, audio)
         if any(path.glob("recordings*.jsonl*")):
-            return read_lhotse(path)
+            return read_lhotse(path, audio)
         raise UserError(f"{path} is neither a Kaldi data folder (wav.scp, text) nor one of lhotse manifests")
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
-        return read_lhotse(path) if _is_lhotse(path) else read_jsonl(path, audio or path.parent)
+        return read_lhotse(path, audio) if _is_lhotse(path) else read_jsonl(path, audio or path.parent)
     return read_tsv(path, audio or path.parent)
+
+
+def base_of(folder: Path, files: Iterable[str]) -> Path:
+    """What relative names in a table are relative to: Kaldi and lhotse write them from where somebody once stood.
+
+    The current folder, the table's or the nearest one above it in which there is one of the first names; or else the
+    current one.
+    """
+    names = list(islice((file for file in files if not Path(file).is_absolute()), TRIED))
+    bases = (Path(), folder.absolute(), *folder.absolute().parents)
+    return next((base for base in bases if any((base / name).is_file() for name in names)), Path())
 
 
 def read_tsv(path: Path, audio: Path) -> Iterator[Row]:
@@ -109,6 +123,7 @@ def read_kaldi(folder: Path, audio: Path | None) -> Iterator[Row]:
     for name, file in files.items():
         if file.endswith("|"):
             raise UserError(f"{folder / 'wav.scp'}: {name} is a command; convert the audio first, and name the files")
+    base = audio or base_of(folder, files.values())
     texts = _pairs(folder / "text")
     speakers = _pairs(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
     segments = {name: (name, 0.0, None) for name in files}
@@ -121,11 +136,11 @@ def read_kaldi(folder: Path, audio: Path | None) -> Iterator[Row]:
             drop = Drop("missing transcript", f"audio only: {recording}")
         elif recording not in files:
             drop = Drop("missing audio", f"a transcript only: {texts[name]}")
-        path = (audio or Path()) / files.get(recording, recording)
+        path = base / files.get(recording, recording)
         yield Row(name, texts.get(name, ""), path, speakers.get(name, "unknown"), None, start, end, drop=drop)
 
 
-def read_lhotse(path: Path) -> Iterator[Row]:
+def read_lhotse(path: Path, audio: Path | None) -> Iterator[Row]:
     """Cuts, or a folder of recordings and supervisions: a row per supervision."""
     from lhotse import CutSet, RecordingSet, SupervisionSet
 
@@ -137,19 +152,21 @@ def read_lhotse(path: Path) -> Iterator[Row]:
             orphans = [one for one in supervisions if one.recording_id not in recordings]
         else:
             cuts, orphans = CutSet.from_file(path), []
+        files = (source.source for cut in cuts for source in cut.recording.sources if source.type == "file")
+        base = audio or base_of(path if path.is_dir() else path.parent, files)
         for cut in cuts:
             file = cut.recording.sources[0]
             if file.type != "file" or cut.recording.transforms or len(cut.recording.sources) > 1:
                 raise UserError(f"{path}: {cut.id}: only recordings of one plain file can be prepared")
             if not cut.supervisions:
                 drop = Drop("missing transcript", f"audio only: {file.source}")
-                yield Row(cut.id, "", Path(file.source), drop=drop)
+                yield Row(cut.id, "", base / file.source, drop=drop)
             for one in cut.supervisions:
                 start = cut.start + one.start
                 channel = one.channel if isinstance(one.channel, int) and cut.recording.num_channels > 1 else None
                 speaker = one.speaker or "unknown"
                 end = start + one.duration
-                yield Row(one.id, one.text or "", Path(file.source), speaker, None, start, end, channel)
+                yield Row(one.id, one.text or "", base / file.source, speaker, None, start, end, channel)
         for one in orphans:
             drop = Drop("missing audio", f"a transcript only, of recording {one.recording_id}: {one.text}")
             yield Row(one.id, one.text or "", Path(one.recording_id), drop=drop)

@@ -40,6 +40,7 @@ CHECKSUMS = {  # of the pages' md5sum.txt
     "3-gram.pruned.3e-7.arpa.gz": "8f67ec741827742eee05799ab7605b50",
     "4-gram.arpa.gz": "6abdcd5b055bd482e4f9defe91d40408",
     "librispeech-lexicon.txt": "28f72663f6bfed7cd346283c064c315b",
+    "musan": "0c472d4fc0c5141eca47ad1ffeb2a7df",
 }
 HELD_OUT = {"dev-clean": "dev", "dev-other": "dev_other", "test-clean": "test", "test-other": "test_other"}
 TRAIN = {
@@ -85,6 +86,22 @@ def folder_of(part: str, folder: Path, openslr: str = OPENSLR, limited: str = LI
     return found
 
 
+def musan_of(folder: Path, openslr: str = OPENSLR) -> Path:
+    """The folder of MUSAN's music, speech and noise, below `folder`; downloaded and unpacked if it is not there."""
+    if (found := folder / "musan").is_dir():
+        return found
+    return unpack(fetch(f"{openslr}/17/musan.tar.gz", folder, CHECKSUMS["musan"]), folder, "musan")
+
+
+def link(file: Path, folder: Path) -> None:
+    """Put a link to a file into `folder`, unless it lies there itself."""
+    target = folder / file.name
+    if not (target.exists() and target.samefile(file)):
+        folder.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(file.absolute())
+
+
 def utterances(folder: Path, split: str) -> Iterator[Utterance]:
     """The utterances below a folder `.../SPEAKER/CHAPTER/` of FLAC files and one `SPEAKER-CHAPTER.trans.txt`."""
     texts = {}
@@ -108,7 +125,8 @@ def main(
     size: Annotated[Size, typer.Option(help="Hours of training data.")] = Size["100"],
     dl_dir: DlDir = None,
     lm: Annotated[Lm | None, typer.Option(help="Fetch this official language model and the lexicon, too.")] = None,
-    mirror: Annotated[str, typer.Option(help="Where the pages 11, 12 and 31 of OpenSLR are.")] = OPENSLR,
+    musan: Annotated[bool, typer.Option("--musan", help="Fetch MUSAN, too: noise for test sets (11 GB).")] = False,
+    mirror: Annotated[str, typer.Option(help="Where the pages 11, 12, 17 and 31 of OpenSLR are.")] = OPENSLR,
     out: Out = Path(__file__).parents[1] / "data",
     max_bad: MaxBad = MAX_BAD,
     jobs: Jobs = 2,
@@ -117,16 +135,19 @@ def main(
 
     Downloads what is not in DL_DIR, checks it against the publisher's checksums and unpacks it; a second call goes on
     where one stopped. Writes lhotse manifests and cuts per split to OUT/manifests, which point at the FLAC files in
-    DL_DIR, and an account of what was left out and why to OUT/report.txt and OUT/dropped.tsv.
+    DL_DIR, and an account of what was left out and why to OUT/report.txt and OUT/dropped.tsv. Language model and
+    lexicon are in DL_DIR/lm, with links to them in OUT/lm; noise is in DL_DIR/musan.
 
     Example: python egs/librispeech/local/prepare.py --size mini --dl-dir corpora --jobs 4
     """
     with one_line_errors():
         folder = dl_dir or out / "download"
         parts = [(folder_of(part, folder, mirror), split) for part, split in parts_of(size.value)]
-        if lm:
-            for name in (f"{lm.value}.arpa.gz", "librispeech-lexicon.txt"):
-                print(fetch(f"{mirror}/11/{name}", folder / "lm", CHECKSUMS[name]), flush=True)
+        for name in (f"{lm.value}.arpa.gz", "librispeech-lexicon.txt") if lm else ():
+            link(fetch(f"{mirror}/11/{name}", folder / "lm", CHECKSUMS[name]), out / "lm")
+            print(out / "lm" / name, flush=True)
+        if musan:
+            print(musan_of(folder, mirror), flush=True)
         found = (one for part, split in parts for one in utterances(part, split))
         prepare(found, out, "en", limits=LIMITS, normalizer=lower, max_bad=max_bad, jobs=jobs)
 
