@@ -37,6 +37,9 @@ What is up to date is skipped; a run that was stopped goes on where it was.
   -h, --help           this text
   KEY=VALUE            overrides of the configuration, such as train.epochs=5
 
+Exit code: 0 done, 1 a stage failed, 2 wrong usage, 3 all done, but some utterances could not be decoded (they count as
+deleted; decode/*/failed-*.txt have them).
+
 Examples:
   ./run.sh --quick
   ./run.sh --stage 3 --methods "ctc interctc skd" --seeds "1 2 3"
@@ -116,6 +119,7 @@ ctcsd=("$python" -m ctcsd)
 
 # run NAME COMMAND...: the command's output goes to the screen and to a log; a failure names both.
 # On a terminal its stderr stays there, so that progress bars move.
+incomplete=""  # logs of searches that could not decode some utterances, and are done but for these
 run() {
   local log=$exp/log/$1.log status=0
   shift
@@ -124,6 +128,7 @@ run() {
   else
     "$@" 2>&1 | tee "$log" || status=$?
   fi
+  if [ "$status $current" = "3 4" ]; then incomplete+=" $log"; return; fi
   [ $status -eq 0 ] || fail "stage $current failed: ${*@Q} (output: above and in $log)" $status
 }
 wanted() {
@@ -142,7 +147,9 @@ done
 decodes=()
 if [ "$stage" -le 4 ] && [ "$stop_stage" -ge 4 ]; then decodes=(--decodes); fi
 plan=$("${ctcsd[@]}" plan "${decodes[@]}" "${configs[@]}" "${method_options[@]}" "${exits[@]}" "${overrides[@]}")
-lang=$data/${plan%%$'\n'*}
+read -r lang without_k2 <<< "${plan%%$'\n'*}"
+lang=$data/$lang
+[ -z "$without_k2" ] || overrides+=("$without_k2")
 mapfile -t methods <<< "${plan#*$'\n'}"  # each "NAME METHOD"
 names="" table_options=()
 for planned in "${methods[@]}"; do
@@ -163,9 +170,13 @@ if wanted 0 "data"; then
   inputs=(--depends "$recipe/local")
   # A file or folder that the recipe is told to read is an input too: when it changes, the data is prepared again.
   for i in "${!extra[@]}"; do
-    extra[i]=$(path_or_word "${extra[i]}")
-    # Not a download folder, though: the recipe itself fills it.
-    [ ! -e "${extra[i]}" ] || { ((i > 0)) && [ "${extra[i - 1]}" = --dl-dir ]; } || inputs+=(--depends "${extra[i]}")
+    # Not a download folder, though: the recipe itself fills it, and may have to make it.
+    if ((i > 0)) && [ "${extra[i - 1]}" = --dl-dir ]; then
+      extra[i]=$(from_caller "${extra[i]}")
+    else
+      extra[i]=$(path_or_word "${extra[i]}")
+      [ ! -e "${extra[i]}" ] || inputs+=(--depends "${extra[i]}")
+    fi
   done
   run prepare "${ctcsd[@]}" once "$data/.prepared" "${inputs[@]}" --output "$data/manifests" --jobs "$nj" -- \
     "$recipe/local/prepare.py" --out "$data" "${extra[@]}"
@@ -205,3 +216,4 @@ done
 if wanted 5 "table"; then
   run table "${ctcsd[@]}" table "$exp" --out "$exp/RESULTS.md" --command "./run.sh$given" "${table_options[@]}"
 fi
+[ -z "$incomplete" ] || fail "all done, but some utterances could not be decoded; which: see$incomplete" 3

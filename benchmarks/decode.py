@@ -26,6 +26,7 @@ import numpy as np
 
 from ctcsd.decode.cost import peak_mib
 from ctcsd.decode.search import search
+from ctcsd.errors import UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
@@ -47,10 +48,10 @@ class Repeated(PosteriorReader):
         super().__init__(path)
         self.count, self.frames = count, frames
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        again = itertools.chain.from_iterable(super(Repeated, self).__iter__() for _ in itertools.count())
-        for cut_id, log_probs in itertools.islice(again, self.count):
-            yield cut_id, log_probs[: self.frames]
+    def entries(self) -> Iterator[tuple[str, np.ndarray | UserError]]:
+        again = itertools.chain.from_iterable(super(Repeated, self).entries() for _ in itertools.count())
+        for cut_id, found in itertools.islice(again, self.count):
+            yield cut_id, found if isinstance(found, UserError) else found[: self.frames]
 
 
 def ours(method: str, **options: Any) -> Callable[[PosteriorReader, Path], Texts]:
@@ -113,7 +114,7 @@ def pyctcdecode_beam(lm: bool, beam: int) -> Callable[[PosteriorReader, Path], T
     return decode
 
 
-# Group -> by whom -> how; ours comes first, and the others are measured against it.
+# Group -> by whom -> how; one of ours comes first, and the others are measured against it.
 CONTESTANTS: dict[str, dict[str, Callable[[PosteriorReader, Path], Texts]]] = {
     "greedy": {"ctcsd": ours("greedy"), "torch": torch_greedy},
     "beam 10": {
@@ -122,11 +123,11 @@ CONTESTANTS: dict[str, dict[str, Callable[[PosteriorReader, Path], Texts]]] = {
         "pyctcdecode": pyctcdecode_beam(False, 10),
     },
     "lexicon, n-gram": {
-        "ctcsd": ours("wfst", lm_scale=LM_SCALE, search_beam=8.0, max_active=1000),
+        "ctcsd wfst": ours("wfst", lm_scale=LM_SCALE, search_beam=8.0, max_active=1000),
+        "ctcsd beam": ours("beam", beam=20, lexicon=True, lm_scale=LM_SCALE),
         "torchaudio": torchaudio_beam(True, 20),
         "pyctcdecode": pyctcdecode_beam(True, 20),
     },
-    "beam 20, lexicon, n-gram": {"ctcsd": ours("beam", beam=20, lexicon=True, lm_scale=LM_SCALE)},
     "wfst HLG": {"ctcsd": ours("wfst", graph="HLG", lm_scale=LM_SCALE)},
     "k2-1best": {"ctcsd": ours("k2-1best")},
     "k2-hlg": {"ctcsd": ours("k2-hlg", lm_scale=LM_SCALE)},
@@ -184,7 +185,7 @@ def measure(args: argparse.Namespace, packages: str) -> list[list[str]]:
     count = min(args.utterances or len(frames), len(frames))
     audio = sum(frames[:count]) * PosteriorReader(args.archive).frame_shift
     spoken = references(args.data / "manifests" / f"cuts_{args.split}.jsonl.gz")
-    names = [(g, by) for g in args.only for by in CONTESTANTS[g] if by == "ctcsd" or not args.no_peers]
+    names = [(g, by) for g in args.only for by in CONTESTANTS[g] if by.startswith("ctcsd") or not args.no_peers]
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(args.rounds):
         for name, found in runs.items():
@@ -195,7 +196,7 @@ def measure(args: argparse.Namespace, packages: str) -> list[list[str]]:
     for (group, by), speed in speeds.items():
         first = runs[group, by][0]
         errors = wer((spoken[u].text.split(), text.split()) for u, text in first["texts"].items())
-        reference = speeds.get((group, "ctcsd"))
+        reference = speeds.get((group, next(iter(CONTESTANTS[group]))))
         large = run_worker(args, group, by, packages, args.memory, SHORT) if args.memory else None
         lines.append(
             [

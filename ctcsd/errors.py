@@ -9,19 +9,31 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """a failure that is explained in one line (exit code 1), whatever characters it quotes from a file"""
+    """a failure that is explained in one line (exit code 1), whatever characters it quotes from a file
+
+    Without a message: a process that was asked to do the work has said why.
+    """
+
+    code = 1
 
     def __str__(self) -> str:
         return _printable(super().__str__())
 
 
+class SomeFailed(UserError):
+    """All is done but for some utterances, which the line names or points to."""
+
+    code = 3
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn UserError and what the system refuses (disk, memory, permissions) into one line on stderr, exit code 1."""
+    """Turn UserError and what the system refuses (disk, memory, permissions) into one line on stderr, and exit."""
+    code = 1
     try:
         yield
     except UserError as error:
-        message = str(error)
+        message, code = str(error), error.code
     except KeyboardInterrupt:
         _say("interrupted")
         raise SystemExit(130) from None
@@ -31,8 +43,14 @@ def one_line_errors() -> Iterator[None]:
         message = "out of memory"
     else:
         return
-    _say(f"error: {message}")
-    raise SystemExit(1)
+    if message:
+        _say(f"error: {message}")
+    raise SystemExit(code)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or else its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _of_system(error: OSError) -> str:

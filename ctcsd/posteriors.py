@@ -98,6 +98,10 @@ class PosteriorWriter:
             self._partial.rename(self.path)
 
 
+class Unreadable(UserError):
+    """An array of an archive that is damaged or gone; the others may be whole."""
+
+
 class PosteriorReader:
     """Streams an archive in the order in which it was written, or reads one cut; holds one utterance at a time.
 
@@ -142,8 +146,18 @@ class PosteriorReader:
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(cut id, (T, V) float32 natural-log probabilities)."""
+        for cut_id, found in self.entries():
+            if isinstance(found, UserError):
+                raise found
+            yield cut_id, found
+
+    def entries(self) -> Iterator[tuple[str, np.ndarray | UserError]]:
+        """The same, and in the place of an array that cannot be read the error that says so: the others can."""
         for row in self.rows():
-            yield row["id"], self._load(row)
+            try:
+                yield row["id"], self._load(row)
+            except UserError as error:
+                yield row["id"], error
 
     @cached_property
     def index(self) -> dict[str, dict[str, Any]]:
@@ -164,7 +178,7 @@ class PosteriorReader:
         """(T, V) float32 natural-log probabilities of one cut.
 
         Raises:
-            UserError: the archive lacks the cut, or its array is unreadable.
+            UserError: the archive lacks the cut; Unreadable: its array is damaged or gone.
         """
         if cut_id not in self.index:
             raise UserError(f"the archive {self.path} lacks the cut {cut_id}: it was made from another cut set")
@@ -177,7 +191,7 @@ class PosteriorReader:
             log_probs = _spread_rest(stored, row["top_k"], len(self.table)) if row["top_k"] else stored
             return _averaged(log_probs, self._pool) if self._pool > 1 else log_probs
         except (OSError, ValueError, IndexError) as error:
-            raise UserError(f"{self.path}: utterance {row['id']}: unreadable ({error})") from None
+            raise Unreadable(f"{self.path}: utterance {row['id']}: unreadable ({error})") from None
 
 
 def frames_in(longer: float, shorter: float) -> int:

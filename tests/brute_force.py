@@ -47,6 +47,11 @@ ngram 2=6
 \\end\\
 """
 
+# The smallest vocabulary: a blank and a token.
+ONE_TOKEN = np.log(np.array([[0.2, 0.8], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7]], dtype=np.float32))  # best: a, blank, a, a
+ONE_TOKEN_LEXICON = "a a\n"
+ONE_TOKEN_ARPA = "\\data\\\nngram 1=3\n\n\\1-grams:\n0\t<s>\n-0.3\t</s>\n-0.3\ta\n\n\\end\\\n"
+
 
 def add_words(lang_dir: Path, lexicon: str = LEXICON, arpa: str | None = ARPA) -> Path:
     """Put lexicon.txt, words.txt and lm.arpa into a lang dir."""

@@ -96,6 +96,11 @@ def test_decode(tmp_path: Path) -> None:
     assert (ours[1], peer[1]) == ("ctcsd", "torch")
     assert float(ours[2].split()[0].replace(",", "")) > 0
     assert ours[4] == peer[4]  # the same words, and so the same WER
+    group = ["--rounds", "1", "--memory", "0", "--no-peers", "--only", "lexicon, n-gram"]
+    found = script("benchmarks/decode.py", *map(str, places), *group)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
+    wfst, beam = (line for line in lines if line[:1] == ["lexicon, n-gram"])
+    assert (wfst[1], wfst[3], beam[1]) == ("ctcsd wfst", "1.00", "ctcsd beam") and float(beam[3]) > 0
 
 
 def test_distill() -> None:

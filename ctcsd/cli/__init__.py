@@ -9,6 +9,6 @@ from ctcsd.errors import one_line_errors
 
 
 def main() -> None:
-    """Entry of the console script: exit code 1 with one line for what the user can mend."""
+    """Entry of the console script: one line and an exit code for what the user can mend."""
     with one_line_errors():
         app(prog_name="ctcsd")

@@ -31,7 +31,7 @@ DECODE_CONFIG = typer.Option(
     None, "--config", "-c", help="YAML file whose decode and score sections and test sets count."
 )
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Overrides, such as train.lr=0.0005.")
-DATA = typer.Option(..., "--data", help="Data folder of the corpus (manifests/, fbank/).")
+DATA = typer.Option(..., "--data", help="Data folder of the corpus (manifests/, fbank80/).")
 LANG = typer.Option(..., "--lang", help="Lang dir (tokens.txt).")
 RUN = typer.Option(..., "--run", help="Folder of the run: exp/<preset>/<method>/seed<n>.")
 EXIT = typer.Option(None, "--exit", help="Only this exit; may be given several times. Default: all.")

@@ -81,16 +81,20 @@ def sweep(
     """
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
-    from ctcsd.decode.run import search_options, with_prior
+    from ctcsd.decode.run import k2_interpreter, search_options, with_prior
+    from ctcsd.decode.search import search_name
     from ctcsd.run_dir import RunDir
     from ctcsd.score.plot import plot_sweep
     from ctcsd.score.sweep import best_of, evaluate, grid_of, write_csv
     from ctcsd.score.sweep import sweep as search_grid
     from ctcsd.train.infer import prior_run
 
+    name = search_name(method)
+    where = f"decode.per_method.{name}"  # which goes above decode.KEY
+    python = k2_interpreter([name])
     settings = []
     for setting in grid_of(grid):
-        wished = [f"{where}.{k}={v}" for where in ("decode", f"decode.per_method.{method}") for k, v in setting.items()]
+        wished = [f"{where}.{key}={value}" for key, value in setting.items()]
         options = search_options(method, run_config(run, config, [*(overrides or []), *wished]).decode)
         settings.append((setting, with_prior(options, RunDir(run), exit)))
     cfg = run_config(run, config, overrides)
@@ -101,15 +105,17 @@ def sweep(
     texts = {split: {cut_id: cut.text for cut_id, cut in cuts.items()} for split, cuts in spoken.items()}
     files = RunDir(run)
     rule = cfg.score.normalize
-    points = search_grid(files.archive(cfg.data.dev, exit), lang, method, settings, texts[cfg.data.dev], jobs, rule)
+    dev, tests = (files.archive(split, exit) for split in (cfg.data.dev, cfg.data.test))
+    points = search_grid(dev, lang, name, settings, texts[cfg.data.dev], jobs, rule, python)
     best = best_of(points)
     folder = files.decoded(method)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"sweep-{exit}.csv", points)
     plot_sweep(folder / f"sweep-{exit}.png", points, f"{method} on {cfg.data.dev} {exit}")
     options = next(options for setting, options in settings if setting == best.setting)
-    test = evaluate(files.archive(cfg.data.test, exit), lang, method, best.setting, options, texts[cfg.data.test], rule)
-    print(f"best of {len(points)} on {cfg.data.dev}: {' '.join(f'decode.{k}={v}' for k, v in best.setting.items())}")
+    test = evaluate(tests, lang, name, best.setting, options, texts[cfg.data.test], rule, python)
+    found = " ".join(f"{where}.{key}={value}" for key, value in best.setting.items())
+    print(f"best of {len(points)} on {cfg.data.dev}: {found}")
     print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
     print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
 
@@ -126,12 +132,13 @@ def align(
     ),
     out: Optional[Path] = typer.Option(None, help="CTM file.  [default: RUN/times/SPLIT-EXIT[-METHOD].ctm]"),
     textgrids: Optional[Path] = typer.Option(None, help="Folder for a TextGrid per cut (Praat)."),
+    by_token: bool = typer.Option(False, "--tokens", help="Write a second CTM, of tokens: OUT with -tokens.ctm."),
 ) -> None:
-    """When each word was said: forced alignment of transcripts, or of hypotheses, with word confidences, as CTM."""
+    """When each word was said: forced alignment of transcripts, or of hypotheses, with confidences, as CTM."""
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
     from ctcsd.decode.hypothesis import read_hypotheses
-    from ctcsd.decode.times import write_times
+    from ctcsd.decode.times import Part, parts_of, write_times
     from ctcsd.posteriors import PosteriorReader
     from ctcsd.run_dir import RunDir
     from ctcsd.text.tokenizer import Tokenizer, UnknownWord
@@ -141,18 +148,32 @@ def align(
     posteriors_run(run, data, lang, cfg, chosen_exits(cfg, [exit]), [split])
     files = RunDir(run)
     unknown: Dict[str, str] = {}
+    tokenizer = Tokenizer(lang)
+    tokens, texts = {}, {}
     if hypotheses:
-        tokens = {h.cut_id: h.tokens for h in read_hypotheses(files.hypotheses(hypotheses, split, exit))}
+        for h in read_hypotheses(files.hypotheses(hypotheses, split, exit)):
+            tokens[h.cut_id], texts[h.cut_id] = h.tokens, h.text
     else:
-        encode = Tokenizer(lang).encode
-        tokens = {}
         for cut_id, cut in references(cuts_file(data, cfg, split)).items():
             try:
-                tokens[cut_id] = encode(cut.text)
+                tokens[cut_id], texts[cut_id] = tokenizer.encode(cut.text), cut.text
             except UnknownWord as error:
                 unknown[cut_id] = str(error)
+    parts: Dict[str, List[Part]] = {}
+    if tokenizer.dictionary is not None:
+        spoken = tokenizer.dictionary if hypotheses else {w: found[:1] for w, found in tokenizer.dictionary.items()}
+        for cut_id, text in texts.items():
+            if text == tokenizer.decode(tokens[cut_id]):  # a search that finds phones
+                continue
+            try:
+                phones = [tokenizer.table.symbols[token] for token in tokens[cut_id]]
+                parts[cut_id] = parts_of(phones, text.split(), spoken)
+            except UserError as error:
+                unknown[cut_id] = str(error)
+                del tokens[cut_id]
     target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
-    failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids)
+    beside = target.with_name(f"{target.stem}-tokens.ctm") if by_token else None
+    failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids, beside, parts)
     print(f"{target}: {len(tokens) - len(failed)} cuts aligned")
     failed.update(unknown)
     for cut_id, reason in failed.items():

@@ -8,7 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ctcsd.text.files import is_number, read_json
+
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+FIGURES = ("search_seconds", "rtf", "search_peak_mib")
 
 
 def peak_mib() -> int:
@@ -22,6 +25,12 @@ def restart_peak() -> None:
     """Let the peak be what is resident now; where the system cannot, nothing happens."""
     with suppress(OSError):
         PEAK_RESET.write_text("5", encoding="ascii")
+
+
+def read_cost(path: Path) -> dict[str, Any]:
+    """What `Cost.figures` gave, from its JSON file; what is missing there, or no number, stays out."""
+    found = read_json(path) if path.is_file() else {}
+    return {key: found[key] for key in FIGURES if is_number(found.get(key))}
 
 
 class Cost:

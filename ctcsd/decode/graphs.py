@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import resource
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +35,10 @@ GRAPHS = {
 }
 TOPOLOGIES = ("standard", "modified")  # of CTC, in k2
 DEFAULT_LM_SCALE = 0.5
+WFST_BEAM, K2_BEAM = 15.0, 20.0  # nats; with k2, less than that loses words sooner (docs/decoding.md)
 VERSION = 1  # counted up when graphs of the same files come out differently
+BYTES_PER_ARC = 100
+SPARE_BYTES = 1 << 28
 
 
 class Pronunciation(NamedTuple):
@@ -108,6 +113,7 @@ def grammar_fst(words: Path, arpa: Path) -> str:
 
     Args:
         words: words.txt; n-grams of other words are left out.
+        arpa: a model that `read_arpa` takes: kaldilm forgives wrong counts and probabilities.
 
     Raises:
         UserError: kaldilm is not there, or cannot read the model.
@@ -119,7 +125,6 @@ def grammar_fst(words: Path, arpa: Path) -> str:
     command = [sys.executable, "-m", "kaldilm", *options, "--max-arpa-warnings", "0", str(arpa)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        read_arpa(arpa)  # names the line
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise UserError(f"{arpa}: kaldilm cannot read it ({last})")
     return done.stdout.strip() + "\n"
@@ -166,6 +171,32 @@ def too_large(what: str, max_arcs: int) -> UserError:
     )
 
 
+@contextmanager
+def bounded_memory(graph: str, max_arcs: int) -> Iterator[None]:
+    """An allocation that would give this process more than BYTES_PER_ARC for each of max_arcs is refused (Linux).
+
+    Raises:
+        UserError: there was one, of what makes the graph.
+    """
+    most = BYTES_PER_ARC * max_arcs + SPARE_BYTES
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        allowed = soft
+    else:
+        allowed = size + most if soft == resource.RLIM_INFINITY else min(soft, size + most)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
+            raise
+        raise too_large(f"{graph} fills {BYTES_PER_ARC} bytes an arc", max_arcs) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def graph_files(graph: str) -> tuple[str, ...]:
     """The files of a lang dir that a graph is made of; raises UserError for an unknown graph."""
     if graph not in GRAPHS:
@@ -176,30 +207,46 @@ def graph_files(graph: str) -> tuple[str, ...]:
 def cached(
     lang_dir: Path, graph: str, suffix: str, build: Callable[[Path], str], files: Sequence[Path] | None = None
 ) -> Path:
-    """The file of a graph in `lang_dir/graphs`, built unless one of the same files is there.
+    """The file of a graph in `lang_dir/graphs`, built unless one of the same files is there, whole.
 
-    A second process that wants to build one waits, and finds it built.
+    A second process that wants to build one waits, and finds it built. OpenFst and k2 crash at damaged graphs; so a
+    graph has its SHA-256 beside it, and is built again where it does not fit.
 
     Args:
         suffix: of the file's name; each kind of file has its own.
-        files: what the graph is made of; None: its files of the lang dir.
+        files: what the graph is made of, a language model last; None: its files of the lang dir.
         build: writes the graph to the path that it is given, and returns what is said of it.
 
     Raises:
-        UserError: an unknown graph, a file that it needs is missing, or the system refuses to write.
+        UserError: an unknown graph, a file that it needs is missing, a damaged language model, or the system refuses to
+            write.
     """
     files = [Path(lang_dir) / name for name in graph_files(graph)] if files is None else files
     for file in files:
         if not file.is_file():
-            raise UserError(
-                f"{file.parent} has no {file.name}, which a search on {graph} needs: see stage 2, or decode.graph=H"
-            )
+            raise UserError(f"{file.parent} has no {file.name}, which a search on {graph} needs: stage 2 makes it")
     key = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
     digest = hashlib.sha256(f"{VERSION} {graph}\n{key}".encode()).hexdigest()[:12]
     path = Path(lang_dir) / "graphs" / f"{graph}-{digest}{suffix}"
-    if not path.is_file():
+    if not _whole(path):
         with writing(path), in_turn(path.parent):
-            if not path.is_file():
+            if not _whole(path):
+                again = ", made again: what was there does not fit its checksum" if path.is_file() else ""
+                if "G" in graph:
+                    read_arpa(files[-1])  # kaldilm forgives what this refuses
                 with replacing(path) as partial:
-                    print(f"{graph}: {build(partial)}", flush=True)
+                    print(f"{graph}: {build(partial)}{again}", flush=True)
+                with replacing(_sum(path)) as partial:
+                    partial.write_text(f"{file_hash(path)}  {path.name}\n", encoding="utf-8")
     return path
+
+
+def _sum(path: Path) -> Path:
+    """What `sha256sum --check` reads."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _whole(path: Path) -> bool:
+    if not (path.is_file() and _sum(path).is_file()):
+        return False
+    return _sum(path).read_bytes() == f"{file_hash(path)}  {path.name}\n".encode()

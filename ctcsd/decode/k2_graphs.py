@@ -6,16 +6,14 @@ attribute `tokens` holds the token that an arc adds to the hypothesis (0: none),
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ctcsd.decode.graphs import LM, TOPOLOGIES, cached, grammar_fst, lexicon_fst, too_large
+from ctcsd.decode.graphs import LM, TOPOLOGIES, bounded_memory, cached, grammar_fst, lexicon_fst, too_large
 from ctcsd.errors import UserError
 from ctcsd.text.lexicon import BACKOFF, read_words
 from ctcsd.text.tokenizer import TokenTable
@@ -26,8 +24,6 @@ except ImportError as _error:  # `ctcsd doctor` tells the ways in which k2 can b
     raise UserError(f"k2 does not work in this interpreter ({_error}): see 'ctcsd doctor'") from None
 
 ROW_SPLITS = ".row_splits"
-BYTES_PER_ARC = 100
-SPARE_BYTES = 1 << 28
 
 
 def load_graph(graph: str, topo: str, lang_dir: Path, table: TokenTable, max_arcs: int) -> Any:
@@ -157,13 +153,8 @@ def _cached(
     lang_dir: Path, name: str, suffix: str, build: Callable[[], Any], max_arcs: int, files: list[Path] | None = None
 ) -> Any:
     def write(path: Path) -> str:
-        try:
-            with _bounded_memory(BYTES_PER_ARC * max_arcs + SPARE_BYTES):
-                fsa = build()
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "alloc" not in str(error):
-                raise
-            raise too_large(f"{name} fills {BYTES_PER_ARC} bytes an arc", max_arcs) from None
+        with bounded_memory(name, max_arcs):
+            fsa = build()
         save_fsa(fsa, path)
         return f"{fsa.shape[0]} states, {fsa.num_arcs} arcs"
 
@@ -186,20 +177,3 @@ def _drop_labels(fsa: Any, first: int) -> None:
     labels = fsa.labels.clone()
     labels[labels >= first] = 0
     fsa.labels = labels
-
-
-@contextmanager
-def _bounded_memory(most: int) -> Iterator[None]:
-    """An allocation that would bring this process `most` bytes above its size is refused with MemoryError (Linux)."""
-    try:
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except OSError:
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    allowed = size + most if soft == resource.RLIM_INFINITY else min(soft, size + most)
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ctcsd.decode.fallback import Attempt, first_found
-from ctcsd.decode.graphs import check_beams, graph_scale
+from ctcsd.decode.graphs import K2_BEAM, check_beams, graph_scale
 from ctcsd.decode.hypothesis import Found
 from ctcsd.decode.k2_graphs import all_final, k2, load_graph
 from ctcsd.errors import UserError
@@ -23,8 +23,6 @@ from ctcsd.text.tokenizer import TokenTable
 IMPOSSIBLE = -1e9  # instead of -inf, whose differences are NaN
 TIE = 1e-4  # nats a token: with the modified topology, repeats that may count once or twice count once
 
-DEFAULT_BEAM = 20.0  # nats, icefall's; a narrower one loses words here sooner than with `wfst` (docs/decoding.md)
-
 
 class K2Decoder:
     """The best path of the lattice of (T, V) log-probs and a graph; its score is acoustic + lm_scale * ln p(words).
@@ -33,7 +31,7 @@ class K2Decoder:
         graph: H (CTC's topology alone), HL (words of the lexicon) or HLG (and the n-gram model).
         topo: `standard` or `modified`, see `load_graph`.
         lm_scale: of G, None: 0.5; the other graphs have none.
-        search_beam: in nats, None: 20; output_beam: what a path in the lattice may fall behind the best one.
+        search_beam: in nats, as is output_beam: what a path in the lattice may fall behind the best one.
         min_active, max_active: states of a frame; max_arcs: a larger graph is not made.
 
     Raises:
@@ -47,13 +45,12 @@ class K2Decoder:
         graph: str = "H",
         topo: str = "standard",
         lm_scale: float | None = None,
-        search_beam: float | None = None,
+        search_beam: float = K2_BEAM,
         output_beam: float = 8.0,
         min_active: int = 20,
         max_active: int = 10000,
         max_arcs: int = 20_000_000,
     ) -> None:
-        search_beam = DEFAULT_BEAM if search_beam is None else search_beam
         check_beams(search_beam, min_active, max_active)
         if output_beam <= 0:
             raise UserError("decode.output_beam is above 0")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 
 
 def unusable(log_probs: np.ndarray) -> str | None:
@@ -40,7 +40,8 @@ def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: i
         with open(prior, "rb") as file:
             probabilities = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # numpy's reader of headers raises more than it says
-        raise UserError(f"{prior}: no prior can be read ({error})") from None
+        reason = first_line(error)
+        raise UserError(f"{prior}: no prior can be read ({reason}); `ctcsd posteriors` makes a run's own") from None
     if probabilities.shape != (vocab_size,):
         raise UserError(f"{prior}: a prior has shape ({vocab_size},) here, not {probabilities.shape}")
     if probabilities.dtype.kind != "f" or not (probabilities > 0).all() or abs(probabilities.sum() - 1) > 1e-3:

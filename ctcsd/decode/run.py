@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctcsd.decode.cost import Cost
-from ctcsd.decode.graphs import DEFAULT_LM_SCALE
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, WFST_BEAM, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
-from ctcsd.decode.search import METHODS, PRIOR, lang_files, search, search_name
-from ctcsd.errors import UserError
+from ctcsd.decode.search import METHODS, PRIOR, RESCORE, lang_files, search, search_name
+from ctcsd.errors import SomeFailed, UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
@@ -25,15 +25,32 @@ if TYPE_CHECKING:
 
 
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
-    """The options of a method, or variant, out of the configuration; those of a prior only where one is used."""
-    cfg, method = cfg.of(method), search_name(method)
+    """The options of a method, or variant, out of the configuration; those of a prior only where one is used.
+
+    Results tell them, so that none is left to a default of the search's own.
+
+    Raises:
+        UserError: no such method; an option that it does not take, of `per_method` or of the variant.
+    """
+    name = search_name(method)
+    changed = [change.partition("=")[0] for change in method.split("+")[1:]]
+    given, cfg, method = cfg.per_method.get(name) or {}, cfg.of(method), name
+    for option in (*changed, *given):
+        if option not in METHODS[name]:
+            raise UserError(f"search method '{name}' takes no option '{option}'; known: {', '.join(METHODS[name])}")
     names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
     options = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
-    if "lm_scale" in options and options["lm_scale"] is None:  # results tell the scale that was used
+    if "lm_scale" in options and options["lm_scale"] is None:
         with_lm = options["lexicon"] if method == "beam" else options.get("graph", "HLG") == "HLG"
         options["lm_scale"] = DEFAULT_LM_SCALE if with_lm else 0.0
     if "rescore_scale" in options and options["rescore_scale"] is None:
-        options["rescore_scale"] = options["lm_scale"]
+        options["rescore_scale"] = options["lm_scale"] or DEFAULT_LM_SCALE  # 0 on HL: a list may be rescored there
+    if method == "k2-nbest" and options["rescore_lm"] is None:
+        options = {name: value for name, value in options.items() if name not in RESCORE}
+    if "search_beam" in options and options["search_beam"] is None:
+        options["search_beam"] = WFST_BEAM if method == "wfst" else K2_BEAM
+    if "graph" in options:
+        graph_scale(options["graph"], options["lm_scale"])
     return options
 
 
@@ -58,16 +75,13 @@ def search_run(
         here: never hand over to another interpreter.
 
     Raises:
-        UserError: an unknown method, no interpreter with a working k2 for a method that needs it, or, at the end,
-            utterances that could not be decoded.
+        UserError: an unknown method, or no interpreter with a working k2 for a method that needs it.
+        SomeFailed: at the end, utterances that could not be decoded.
     """
     for method in methods:
         search_name(method)
-    elsewhere = [] if here else [method for method in methods if method.startswith("k2-")]
-    if elsewhere:
-        k2_python = k2_python or find_k2_python()
-        if k2_python is not None and k2_python.absolute() == Path(sys.executable).absolute():
-            elsewhere = []
+    python = None if here else k2_interpreter(methods, k2_python)
+    elsewhere = [method for method in methods if python and method.startswith("k2-")]
     failed: list[Path] = []
     for method in methods:
         if method not in elsewhere:
@@ -75,14 +89,16 @@ def search_run(
             for split in cfg.data.decoded:
                 for exit in exits:
                     failed += _search_archive(RunDir(run), lang_dir, split, exit, method, options)
-    if elsewhere:
-        _hand_over(run, lang_dir, cfg, exits, elsewhere, k2_python)
+    notes = []
     if failed:
         count = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in failed)
-        raise UserError(
-            f"{count} utterances could not be decoded and have empty hypotheses; which and why: "
-            + ", ".join(map(str, failed))
-        )
+        which = ", ".join(map(str, failed))
+        notes = [f"{count} utterances could not be decoded and have empty hypotheses; which and why: {which}"]
+    code = _hand_over(run, lang_dir, cfg, exits, elsewhere, python) if elsewhere else 0
+    if code not in (0, UserError.code, SomeFailed.code):  # of those it has said why
+        notes.append(f"the search under {python} ended with code {code}")
+    if failed or code:
+        raise (SomeFailed if code in (0, SomeFailed.code) else UserError)("; ".join(notes))
 
 
 def _search_archive(
@@ -135,26 +151,34 @@ def _note(hypotheses: Iterable[Hypothesis], failures: dict[str, str], fallbacks:
         yield hypothesis
 
 
+def k2_interpreter(methods: Sequence[str], k2_python: Path | None = None) -> Path | None:
+    """The interpreter to run k2's methods under, as given or found; None where that is this one, or there are none."""
+    with_k2 = [method for method in methods if method.startswith("k2-")]
+    python = (k2_python or need_k2(with_k2)).absolute() if with_k2 else None
+    return None if python == Path(sys.executable).absolute() else python
+
+
 def need_k2(methods: Sequence[str]) -> Path:
     """The interpreter in which k2's search methods work; UserError where there is none."""
     python = find_k2_python()
     if python is None:
         raise UserError(
             f"{', '.join(methods)}: no interpreter here has a working k2 ('ctcsd doctor' says why); "
-            "tools/setup.sh makes one, or leave k2 out with decode.methods=[greedy]"
+            "tools/setup.sh makes one, or name other searches with decode.methods=[...]"
         )
     return python
 
 
 def _hand_over(
     run: Path, lang_dir: Path, cfg: Config, exits: Sequence[str], methods: Sequence[str], python: Path | None
-) -> None:
-    command = [str(python or need_k2(methods)), "-m", "ctcsd", "search", "--run", str(run), "--lang", str(lang_dir)]
+) -> int:
+    """Search in another interpreter; its exit code."""
+    command = [str(python), "-m", "ctcsd", "search", "--run", str(run), "--lang", str(lang_dir)]
     command += ["--here", f"data.dev={cfg.data.dev}", f"data.test={cfg.data.test}"]
     command.append(f"data.more_tests={json.dumps(cfg.data.more_tests)}")
     command += [part for exit in exits for part in ("--exit", exit)]
     command += [part for method in methods for part in ("--method", method)]
     options = {name: value for name, value in vars(cfg.decode).items() if name != "methods"}
-    command += [f"decode.{name}={json.dumps(value)}" for name, value in options.items()]  # None too: run's may differ
-    if subprocess.run(command, check=False).returncode != 0:
-        raise UserError(f"the search under {python} failed; its message stands above")
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    command += [f"decode.{name}={text}" for name, text in texts.items()]  # None too: run's may differ
+    return subprocess.run(command, check=False).returncode

@@ -18,6 +18,7 @@ from ctcsd.posteriors import PosteriorReader
 from ctcsd.text.tokenizer import TokenTable
 
 PRIOR = ("prior", "prior_scale")
+RESCORE = ("rescore_lm", "rescore_scale")
 STATES = ("search_beam", "min_active", "max_active", "max_arcs")
 LATTICE = ("topo", *STATES, "output_beam")
 # method -> the options that it takes
@@ -27,8 +28,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "wfst": (*PRIOR, "graph", "lm_scale", *STATES),
     "k2-1best": (*PRIOR, *LATTICE),
     "k2-hlg": (*PRIOR, "lm_scale", *LATTICE),
-    "k2-nbest": (*PRIOR, "graph", "lm_scale", *LATTICE, "nbest", "num_paths", "nbest_scale"),
-    "k2-rescore": (*PRIOR, "lm_scale", "rescore_lm", "rescore_scale", *LATTICE),
+    "k2-nbest": (*PRIOR, "graph", "lm_scale", *LATTICE, "nbest", "num_paths", "nbest_scale", *RESCORE),
+    "k2-rescore": (*PRIOR, "lm_scale", *RESCORE, *LATTICE),
 }
 
 
@@ -41,8 +42,8 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
         reader: the archive of log-posteriors.
         lang_dir: whose tokens.txt names the tokens.
         method: `greedy`; `beam`, prefix beam search; `wfst`, the best path through a graph; `k2-1best` and `k2-hlg`,
-            the best path of a lattice on CTC's topology or HLG; `k2-nbest`, a list from it; `k2-rescore`, its best
-            path with another language model.
+            the best path of a lattice on CTC's topology or HLG; `k2-nbest`, a list from it, which another language
+            model may rank; `k2-rescore`, its best path with another language model.
         options: those of METHODS: of all methods, `prior` and `prior_scale` (see `scaled_log_prior`); the others are
             those of BeamDecoder, GraphDecoder, K2Decoder, K2Nbest and K2Rescorer.
 
@@ -61,13 +62,14 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
         raise UserError(f"the archive {reader.path} was made with another token table than {lang_dir}/tokens.txt")
     prior = scaled_log_prior(options.pop("prior", None), options.pop("prior_scale", 0.0), len(table))
     failures: dict[str, str] = {}
+    nothing = np.zeros((0, len(table)), dtype=np.float32)
 
     def utterances() -> Iterator[tuple[str, np.ndarray]]:
-        for cut_id, log_probs in reader:
-            reason = unusable(log_probs)
+        for cut_id, entry in reader.entries():
+            log_probs, reason = (nothing, str(entry)) if isinstance(entry, UserError) else (entry, unusable(entry))
             if reason:
                 failures[cut_id] = reason
-                log_probs = log_probs[:0]
+                log_probs = nothing
             yield cut_id, log_probs - prior
 
     if method == "greedy":

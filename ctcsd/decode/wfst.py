@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ctcsd.decode.fallback import Attempt, first_found
-from ctcsd.decode.graphs import cached, check_beams, graph_scale
+from ctcsd.decode.graphs import WFST_BEAM, bounded_memory, cached, check_beams, graph_scale
 from ctcsd.decode.greedy import collapse
 from ctcsd.decode.hypothesis import Found
 from ctcsd.decode.wfst_graphs import build_graph, size
@@ -21,8 +21,6 @@ try:
 except ImportError as _error:
     raise UserError(f"the method wfst does not work here ({_error}): pip install kaldi-decoder kaldifst") from None
 
-DEFAULT_BEAM = 15.0  # nats; a wider one found the same words, in up to five times the time (docs/decoding.md)
-
 
 class GraphDecoder:
     """Finds the best path of (T, V) log-probs through a graph; its score is acoustic + lm_scale * ln p(words).
@@ -31,7 +29,7 @@ class GraphDecoder:
         graph: H (CTC's topology alone), HL (words of the lexicon) or HLG (and the n-gram model); made once, and kept
             in `lang_dir/graphs`.
         lm_scale: of G, None: 0.5; the other graphs have none.
-        search_beam: in nats, None: 15; min_active, max_active: states of a frame; max_arcs: a larger graph is not made.
+        search_beam: in nats; min_active, max_active: states of a frame; max_arcs: a larger graph is not made.
 
     Raises:
         UserError: an option out of range, or as `build_graph`.
@@ -43,18 +41,18 @@ class GraphDecoder:
         lang_dir: Path,
         graph: str = "HLG",
         lm_scale: float | None = None,
-        search_beam: float | None = None,
+        search_beam: float = WFST_BEAM,
         min_active: int = 20,
         max_active: int = 10000,
         max_arcs: int = 20_000_000,
     ) -> None:
-        search_beam = DEFAULT_BEAM if search_beam is None else search_beam
         check_beams(search_beam, min_active, max_active)
         # Acoustic scores and beam are divided by lm_scale, so that one graph serves all scales.
         self.scale = graph_scale(graph, lm_scale)
 
         def build(path: Path) -> str:
-            fst = build_graph(graph, Path(lang_dir), table, max_arcs)
+            with bounded_memory(graph, max_arcs):
+                fst = build_graph(graph, Path(lang_dir), table, max_arcs)
             if not fst.write(str(path)):
                 raise UserError(f"{path} cannot be written")
             return "{} states, {} arcs".format(*size(fst))

@@ -11,7 +11,7 @@ import kaldialign
 import numpy as np
 
 from ctcsd.errors import UserError
-from ctcsd.posteriors import PosteriorReader
+from ctcsd.posteriors import PosteriorReader, Unreadable
 
 MAX_LENGTH_DIFFERENCE = 2  # frames; more means other audio or another subsampling, not another rounding
 GAP = -1  # no token
@@ -150,7 +150,7 @@ class Alignment:
 def compare_archives(teacher: PosteriorReader, student: PosteriorReader) -> Alignment:
     """Compare two archives of the same cuts, in whatever order each lists them; holds one utterance at a time.
 
-    The one with the shorter frames is averaged down to the frames of the other.
+    The one with the shorter frames is averaged down to the frames of the other. Unreadable utterances are left out.
 
     Raises:
         UserError: other tokens, frame shifts of which none divides the other, a cut that one of them lacks, or lengths
@@ -162,7 +162,11 @@ def compare_archives(teacher: PosteriorReader, student: PosteriorReader) -> Alig
     teacher, student = teacher.at(shift), student.at(shift)
     total = Alignment(shift)
     for cut_id in dict.fromkeys([*teacher.index, *student.index]):
-        t, s = teacher.read(cut_id), student.read(cut_id)
+        try:
+            t, s = teacher.read(cut_id), student.read(cut_id)
+        except Unreadable as error:
+            print(f"{error}: left out of the comparison", flush=True)
+            continue
         if abs(len(t) - len(s)) > MAX_LENGTH_DIFFERENCE:
             raise UserError(
                 f"cut {cut_id} has {len(s)} frames in {student.path}, but {len(t)} in {teacher.path}: "

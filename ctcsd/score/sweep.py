@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,7 +18,7 @@ from tqdm import tqdm
 
 from ctcsd.decode.cost import Cost
 from ctcsd.decode.search import search
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, one_line_errors
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.score.units import units_of
 from ctcsd.score.wer import wer
@@ -61,6 +64,7 @@ def sweep(
     texts: Mapping[str, str],
     jobs: int,
     rule: str = "none",
+    python: Path | None = None,
 ) -> list[Point]:
     """Search with every setting, `jobs` processes at a time; the first alone, since it may build a graph.
 
@@ -68,11 +72,12 @@ def sweep(
         settings: (setting, the search's options with it).
         texts: cut id -> reference.
         rule: the text normalisation of reference and hypothesis, one of SCORING_RULES.
+        python: the interpreter that searches; None: this one.
 
     Raises:
         UserError: as `search`, an unknown rule, or the archive is not of these cuts.
     """
-    work = partial(evaluate, archive, lang_dir, method, texts=texts, rule=rule)
+    work = partial(evaluate, archive, lang_dir, method, texts=texts, rule=rule, python=python)
     points = [work(*settings[0])]
     bar = partial(tqdm, total=len(settings), initial=1, desc=method, unit="setting", leave=False, disable=None)
     if jobs <= 1 or len(settings) == 1:
@@ -89,8 +94,18 @@ def evaluate(
     options: dict[str, Any],
     texts: Mapping[str, str],
     rule: str = "none",
+    python: Path | None = None,
 ) -> Point:
-    """The error rates of one setting, those of phones where the search finds phones."""
+    """The error rates of one setting, those of phones where the search finds phones; `python` as in `sweep`."""
+    if python is not None:
+        asked = json.dumps([archive, lang_dir, method, setting, options, texts, rule], default=str)
+        command = [str(python), "-m", __name__]
+        done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
+        *said, answer = done.stdout.splitlines() or [""]
+        print(*said, sep="\n", end="\n" * bool(said), flush=True)
+        if done.returncode != 0:  # it has said why
+            raise UserError("" if done.returncode == UserError.code else f"{python} ended with code {done.returncode}")
+        return Point(*json.loads(answer))
     normalize = scoring_rule(rule)
     reader = PosteriorReader(archive, lang_dir)
     units, cost = units_of(method, options, lang_dir), Cost()
@@ -120,3 +135,9 @@ def write_csv(path: Path, points: Sequence[Point]) -> None:
         for point in points:
             table.writerow([*point.setting.values(), f"{point.wer:.2f}", f"{point.cer:.2f}", f"{point.rtf:.5f}"])
     partial_path.replace(path)
+
+
+if __name__ == "__main__":  # what `evaluate` asks another interpreter
+    with one_line_errors():
+        work = json.load(sys.stdin)
+        print(json.dumps(evaluate(Path(work[0]), Path(work[1]), *work[2:])))

@@ -16,7 +16,7 @@ from ctcsd.decode import search
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.decode.run import search_options, search_run
 from ctcsd.decode.search import STATES
-from ctcsd.errors import UserError
+from ctcsd.errors import SomeFailed, UserError, one_line_errors
 from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.text.tokenizer import TokenTable
@@ -126,8 +126,23 @@ def test_a_run_goes_on_past_failures_and_says_so(
             for cut_id, log_probs in (("u1", good), ("u2", middle), ("u3", good)):
                 writer.write(cut_id, log_probs)
         run.archive_marker(split, "teacher").write_text("{}")
+    for code, line in ((0, None), (1, None), (3, None), (7, "the search under .*python ended with code 7$")):
+        elsewhere = tmp_path / "python"  # what k2's searches are handed to
+        elsewhere.write_text(f"#!/bin/sh\nexit {code}\n")
+        elsewhere.chmod(0o755)
+        with pytest.raises(UserError, match=f"1 utterances could not .*{line or 'failed-dev-teacher.txt$'}") as caught:
+            search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy", "k2-hlg"], elsewhere)
+        assert caught.value.code == (3 if code in (0, 3) else 1)
+        if code:
+            with pytest.raises(UserError, match=line or "^$") as caught:
+                search_run(run.path, lang_dir, cfg, ["teacher"], ["k2-hlg"], elsewhere)
+            assert caught.value.code == (code if code in (1, 3) else 1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise SomeFailed("")
+    assert ended.value.code == 3 and capsys.readouterr().err == ""  # the other process has said it
     for _ in range(2):  # the second time nothing is decoded, and the failure still stands
-        with pytest.raises(UserError, match="1 utterances could not be decoded .*/greedy/failed-dev-teacher.txt$"):
+        with pytest.raises(SomeFailed, match="1 utterances could not be decoded .*/greedy/failed-dev-teacher.txt$"):
             search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy"])
     assert "greedy on test teacher: up to date" in capsys.readouterr().out
     assert (run.decoded("greedy") / "failed-dev-teacher.txt").read_text() == "u2\tNaN in its posteriors\n"

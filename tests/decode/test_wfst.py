@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import kaldifst
 import numpy as np
 import pytest
-from brute_force import ARPA, LEXICON, Sentences, add_words, readings, small_utterances, token_sequences
+from brute_force import (
+    ARPA,
+    LEXICON,
+    ONE_TOKEN,
+    ONE_TOKEN_ARPA,
+    ONE_TOKEN_LEXICON,
+    Sentences,
+    add_words,
+    readings,
+    small_utterances,
+    token_sequences,
+)
 from fakes import random_log_probs
 
 from ctcsd.decode import search
@@ -113,6 +125,68 @@ def test_a_graph_is_made_once(make_archive, lang_dir: Path, capsys: pytest.Captu
     assert len(now) == 2 and made.items() <= now.items()
 
 
+def test_a_damaged_graph_is_made_again(make_archive, lang_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    """OpenFst takes what its file says: a state that is none ended the process."""
+    add_words(lang_dir)
+    reader = make_archive(small_utterances(4, 3))
+    first = list(search(reader, lang_dir, "wfst"))
+    (path,) = (lang_dir / "graphs").glob("*.fst")
+    checksum, content = path.with_name(f"{path.name}.sha256"), path.read_bytes()
+    said = capsys.readouterr().out
+    again = said.replace(" arcs", " arcs, made again: what was there does not fit its checksum")
+
+    def look(expected: str) -> None:
+        assert list(search(reader, lang_dir, "wfst")) == first
+        assert capsys.readouterr().out == expected and path.read_bytes() == content
+
+    for at in (80, len(content) - 20):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
+        look(again)
+    path.write_bytes(content[:100])
+    look(again)
+    checksum.write_bytes(b"\xff")
+    look(again)
+    checksum.unlink()
+    look(again)
+    path.unlink()
+    look(said)
+    look("")
+
+
+def test_a_graph_that_fills_the_memory_is_refused(
+    lang_dir: Path, table: TokenTable, make_archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_words(lang_dir)
+    determinize = kaldifst.determinize_star
+
+    def hungry(fst: Any, **options: Any) -> None:
+        np.ones(200_000_000, dtype=np.uint8)
+        determinize(fst, **options)
+
+    monkeypatch.setattr(kaldifst, "determinize_star", hungry)
+    monkeypatch.setattr("ctcsd.decode.graphs.SPARE_BYTES", 50_000_000)
+    with pytest.raises(UserError, match=r"HLG fills 100 bytes an arc, decode\.max_arcs is 1000: prune"):
+        list(search(make_archive([]), lang_dir, "wfst", max_arcs=1000))
+    assert not list((lang_dir / "graphs").glob("*.fst"))
+    assert list(search(make_archive([]), lang_dir, "wfst", max_arcs=10_000_000)) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [*[("wfst", {"graph": graph}) for graph in ("H", "HL", "HLG")], ("beam", {"lexicon": True}), ("beam", {})],
+)
+def test_one_token(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    table = TokenTable(["<blk>", "a"])
+    (tmp_path / "tokens.txt").write_text(table.text, encoding="utf-8")
+    add_words(tmp_path, ONE_TOKEN_LEXICON, ONE_TOKEN_ARPA)
+    with PosteriorWriter(tmp_path / "archive", table) as writer:
+        writer.write("u", ONE_TOKEN)
+        writer.write("none", ONE_TOKEN[:0])
+    found, none = search(PosteriorReader(tmp_path / "archive"), tmp_path, method, **options)
+    assert (found.text, found.tokens, found.frames) == ("a a", [1, 1], [0, 2])
+    assert (none.text, found.failure, found.fallback) == ("", None, None)
+
+
 def test_graphs_of_other_tokens_are_refused_or_left(make_archive, lang_dir: Path, tmp_path: Path) -> None:
     reader = make_archive(small_utterances(5, 2))
     add_words(lang_dir)
@@ -151,8 +225,11 @@ def test_wrong_requests_are_one_line(make_archive, lang_dir: Path) -> None:
     refused(r"'ab' is in lexicon\.txt, but not in words\.txt")
     add_words(lang_dir, arpa=ARPA.replace("-0.3\tc c", "none\tc c"))
     refused(r"lm\.arpa: line \d+: ")
+    for right, wrong in (("ngram 1=10", "ngram 1=9"), ("ngram 2=6\n", ""), ("-0.6\ta", "0.6\ta")):  # kaldilm takes them
+        add_words(lang_dir, arpa=ARPA.replace(right, wrong))
+        refused(r"lm\.arpa: line \d+: ")
     endless = "".join(line for line in ARPA.splitlines(keepends=True) if "</s>" not in line)
-    add_words(lang_dir, arpa=endless.replace("=9", "=8").replace("=6", "=4"))
+    add_words(lang_dir, arpa=endless.replace("=10", "=9").replace("=6", "=4"))
     refused(r"make no sentence of lm\.arpa")
     assert not list((lang_dir / "graphs").glob("*.fst"))
 

@@ -12,6 +12,9 @@ import pytest
 from brute_force import (
     ARPA,
     LEXICON,
+    ONE_TOKEN,
+    ONE_TOKEN_ARPA,
+    ONE_TOKEN_LEXICON,
     PHONE_LEXICON,
     PHONES,
     add_words,
@@ -155,6 +158,54 @@ def test_rescoring(make_archive, lang_dir: Path) -> None:
         assert scores[tuple(found.text.split())] == pytest.approx(found.score, abs=2e-3)
 
 
+@pytest.mark.parametrize("graph", ["HLG", "HL", "H"])
+def test_a_rescored_list_against_brute_force(make_archive, lang_dir: Path, graph: str) -> None:
+    add_words(lang_dir)
+    trigrams = ARPA.replace("ngram 2=6", "ngram 2=6\nngram 3=1").replace("a ba\n", "a ba\t-0.1\n")
+    trigrams = trigrams.replace("<s> a\n", "<s> a\t-0.2\n").replace("\\end", "\\3-grams:\n-0.01\t<s> a ba\n\n\\end")
+    (lang_dir / "large.arpa").write_text(trigrams, encoding="utf-8")
+    lm, table = read_arpa(lang_dir / "large.arpa"), TokenTable.load(lang_dir)
+    utterances = small_utterances(12, 10, most_frames=4)
+    options = {"graph": graph, "num_paths": 2000, "nbest_scale": 0.2, "nbest": 3, "rescore_lm": lang_dir / "large.arpa"}
+    found = list(search(make_archive(utterances), lang_dir, "k2-nbest", rescore_scale=1.5, **options, **WIDE))
+    changed = 0
+    for (_, log_probs), hypothesis in zip(utterances, found):
+        expected: dict[str, float] = {}
+        paths = best_paths(log_probs, "standard")
+        for tokens, am in paths.items():
+            words = [table.text_of(tokens)] if graph == "H" else map(" ".join, readings(tokens, lang_dir))
+            for text in words:
+                expected[text] = max(am, expected.get(text, -np.inf))
+        totals = {text: am + 1.5 * math.log(10) * lm.score(text.split()) for text, am in expected.items()}
+        first, *others = hypothesis.nbest
+        assert first.total == pytest.approx(max(totals.values()), abs=2e-3) and first.text == hypothesis.text
+        assert hypothesis.score == first.total and len(others) <= 2
+        for candidate in hypothesis.nbest:
+            assert candidate.am == pytest.approx(expected[candidate.text], abs=2e-3)
+            assert candidate.lm == pytest.approx(math.log(10) * lm.score(candidate.text.split()))
+            assert candidate.total == pytest.approx(candidate.am + 1.5 * candidate.lm)
+        ranked = [candidate.total for candidate in hypothesis.nbest]
+        assert ranked == sorted(ranked, reverse=True)
+        tokens = tuple(hypothesis.tokens)
+        assert paths[tokens] == pytest.approx(first.am, abs=2e-3), "tokens and frames are those of the new best"
+        texts = [table.text_of(tokens)] if graph == "H" else [" ".join(words) for words in readings(tokens, lang_dir)]
+        assert hypothesis.text in texts and len(hypothesis.frames) == len(tokens)
+        changed += max(expected, key=expected.__getitem__) != hypothesis.text
+    assert changed >= 3
+
+
+@pytest.mark.parametrize("options", [{"graph": "H"}, {"graph": "HL"}, {"graph": "HL", "rescore_lm": "lm.arpa"}])
+def test_a_list_of_nothing_but_nothing(make_archive, lang_dir: Path, options: dict[str, str]) -> None:
+    """Where the blank is all that is possible: k2's linear graph of one empty sequence is none."""
+    add_words(lang_dir)
+    if "rescore_lm" in options:
+        options = {**options, "rescore_lm": str(lang_dir / "lm.arpa")}
+    silence = np.full((4, 5), -np.inf, dtype=np.float32)
+    silence[:, 0] = 0.0
+    (found,) = search(make_archive([("u", silence)]), lang_dir, "k2-nbest", **options)
+    assert (found.text, found.failure, [candidate.text for candidate in found.nbest]) == ("", None, [""])
+
+
 def test_words_that_the_second_model_lacks(make_archive, lang_dir: Path) -> None:
     add_words(lang_dir)
     spelled = np.full((3, 5), -50.0, dtype=np.float32)
@@ -191,17 +242,17 @@ def test_corners_and_order(make_archive, lang_dir: Path, method: str) -> None:
     assert there[2].tokens == [2, 3, 1, 4] and there[2].frames == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("method", ["k2-1best", "k2-nbest"])
+@pytest.mark.parametrize("method", ["k2-1best", "k2-nbest", "k2-hlg", "k2-rescore"])
 @pytest.mark.parametrize("topo", TOPOLOGIES)
 def test_one_token(tmp_path: Path, method: str, topo: str) -> None:
     table = TokenTable(["<blk>", "a"])
     (tmp_path / "tokens.txt").write_text(table.text, encoding="utf-8")
-    log_probs = np.log(np.array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]], dtype=np.float32))
+    add_words(tmp_path, ONE_TOKEN_LEXICON, ONE_TOKEN_ARPA)
     with PosteriorWriter(tmp_path / "archive", table) as writer:
-        writer.write("u", log_probs)
-    graph = {"graph": "H"} if method == "k2-nbest" else {}
-    (found,) = search(PosteriorReader(tmp_path / "archive"), tmp_path, method, topo=topo, **graph)
-    assert found.tokens == [1, 1] and found.frames == [0, 2]
+        writer.write("u", ONE_TOKEN)
+    options = {"k2-nbest": {"graph": "H"}, "k2-rescore": {"rescore_lm": tmp_path / "lm.arpa"}}.get(method, {})
+    (found,) = search(PosteriorReader(tmp_path / "archive"), tmp_path, method, topo=topo, **options)
+    assert (found.text, found.tokens, found.frames, found.fallback) == ("a a", [1, 1], [0, 2], None)
 
 
 def test_no_utterance_is_lost(make_archive, lang_dir: Path) -> None:
@@ -238,10 +289,21 @@ def test_graphs_are_made_once_and_bounded(make_archive, lang_dir: Path, capsys: 
     add_words(lang_dir, LEXICON.replace("x c\n", "y c\n"))
     list(search(reader, lang_dir, "k2-hlg"))
     assert len(graphs()) == 3
-    for path in (lang_dir / "graphs").glob("*.npz"):
-        path.write_bytes(b"")
-    with pytest.raises(UserError, match="is damaged .*: delete it"):
-        list(search(reader, lang_dir, "k2-hlg"))
+
+
+def test_a_damaged_graph_is_made_again(make_archive, lang_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    """k2 takes what its file says: a state that is none ended the process."""
+    add_words(lang_dir)
+    reader = make_archive(small_utterances(10, 4))
+    first = list(search(reader, lang_dir, "k2-hlg"))
+    (path,) = (lang_dir / "graphs").glob("*.npz")
+    content = path.read_bytes()
+    said = capsys.readouterr().out
+    for at in range(0, len(content), len(content) // 12):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
+        assert list(search(reader, lang_dir, "k2-hlg")) == first
+        again = capsys.readouterr().out
+        assert again == said.replace(" arcs", " arcs, made again: what was there does not fit its checksum")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +318,8 @@ def test_graphs_are_made_once_and_bounded(make_archive, lang_dir: Path, capsys: 
         ("k2-nbest", r"wants decode\.graph=HLG", {"graph": "HL", "lm_scale": 0.5}),
         ("k2-nbest", "no graph 'LG'", {"graph": "LG"}),
         ("k2-nbest", "num_paths 1 or more", {"num_paths": 0}),
+        ("k2-nbest", r"nowhere\.arpa: No such file", {"rescore_lm": "nowhere.arpa"}),
+        ("k2-nbest", r"rescore_scale is 0 or more", {"rescore_scale": -0.5}),
         ("k2-rescore", r"wants decode\.rescore_lm", {}),
         ("k2-rescore", r"rescore_lm=.*: no such file", {"rescore_lm": "nowhere.arpa"}),
     ],
@@ -279,7 +343,7 @@ def test_determinization_that_fills_the_memory_is_refused(
         return determinize(fsa)
 
     monkeypatch.setattr(k2, "determinize", hungry)
-    monkeypatch.setattr("ctcsd.decode.k2_graphs.SPARE_BYTES", 50_000_000)
+    monkeypatch.setattr("ctcsd.decode.graphs.SPARE_BYTES", 50_000_000)
     with pytest.raises(UserError, match=r"HLG fills 100 bytes an arc, decode\.max_arcs is 1000: prune"):
         load_graph("HLG", "standard", lang_dir, table, 1000)
     assert not list((lang_dir / "graphs").glob("*.npz"))

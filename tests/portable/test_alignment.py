@@ -112,6 +112,16 @@ def test_identity(make_archive) -> None:
     assert found.mean_offset_ms == found.mean_absolute_offset_ms == 0.0
 
 
+def test_what_cannot_be_read_is_left_out(make_archive, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    utterances = [(f"u{i}", random_log_probs(rng, 30, 5)) for i in range(5)]
+    damaged, whole = make_archive(utterances, "damaged"), make_archive(utterances[1:], "whole")
+    (damaged.path / "arrays" / damaged.index["u0"]["array"]["storage_key"]).write_bytes(b"")
+    other = make_archive(utterances, "other")
+    assert compare_archives(damaged, other) == compare_archives(whole, make_archive(utterances[1:], "others"))
+    assert "utterance u0: unreadable" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("shift", [-3, -1, 2])
 def test_a_shifted_student(make_archive, shift: int) -> None:
     path = [0, 0, 0, 1, 0, 2, 2, 0, 0, 3, 0, 4, 3, 0, 0, 0]

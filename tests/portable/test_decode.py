@@ -137,12 +137,29 @@ def test_damaged_archives_are_named(make_archive, tmp_path: Path) -> None:
     array.write_bytes(array.read_bytes()[:-3])
     with pytest.raises(UserError, match="utterance u: unreadable"):
         list(PosteriorReader(tmp_path / "archive"))
+    with pytest.raises(UserError, match="utterance u: unreadable"):
+        PosteriorReader(tmp_path / "archive").read("u")
     manifest = tmp_path / "archive" / "manifest.jsonl.gz"
     manifest.write_bytes(manifest.read_bytes()[:-9])
     with pytest.raises(UserError, match="damaged"):
         list(PosteriorReader(tmp_path / "archive"))
     with pytest.raises(UserError, match="no posteriors archive at .*nowhere: run stage 4"):
         PosteriorReader(tmp_path / "nowhere")
+
+
+def test_the_search_goes_on_past_damaged_arrays(make_archive, lang_dir: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    utterances = [(f"u{i}", random_log_probs(rng, 6, 5)) for i in range(5)]
+    reader = make_archive(utterances)
+    before = list(search(reader, lang_dir, "greedy"))
+    folder = tmp_path / "archive" / "arrays"
+    (folder / reader.index["u1"]["array"]["storage_key"]).write_bytes(b"")
+    (folder / reader.index["u3"]["array"]["storage_key"]).unlink()
+    found = list(search(reader, lang_dir, "greedy"))
+    assert [found[i] for i in (0, 2, 4)] == [before[i] for i in (0, 2, 4)]
+    for i in (1, 3):
+        assert (found[i].cut_id, found[i].text, found[i].tokens) == (f"u{i}", "", [])
+        assert f"utterance u{i}: unreadable" in (found[i].failure or "")
 
 
 def test_hypotheses_file(tmp_path: Path) -> None:

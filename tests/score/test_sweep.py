@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from console import ctcsd
+from lhotse import CutSet, MonoCut, SupervisionSegment
 from matplotlib.image import imread
 
+from ctcsd.config import Config, save_config
 from ctcsd.errors import UserError
+from ctcsd.posteriors import PosteriorWriter
+from ctcsd.run_dir import RunDir
 from ctcsd.score.plot import plot_sweep
 from ctcsd.score.sweep import Point, best_of, grid_of, sweep, write_csv
+from ctcsd.text.tokenizer import TokenTable
 
 
 def test_a_grid_is_every_combination() -> None:
@@ -55,6 +61,35 @@ def test_a_sweep_over_priors(make_archive, lang_dir: Path, tmp_path: Path, jobs:
     assert [(row["prior_scale"], row["wer"]) for row in rows] == [("0", "100.00"), ("0.5", "0.00"), ("3", "100.00")]
     with pytest.raises(UserError, match="not of the cuts"):
         sweep(reader.path, lang_dir, "greedy", settings[:1], {"v": "a"}, 1)
+
+
+def test_the_command(lang_dir: Path, table: TokenTable, tmp_path: Path) -> None:
+    """What is best on dev is applied to test, whatever is best there."""
+    run, data = RunDir(tmp_path / "run"), tmp_path / "data"
+    cfg = Config()
+    cfg.model.exits = {"student": 1}
+    run.path.mkdir()
+    save_config(cfg, run.path / "config.yaml")
+    log_probs = np.log(np.array([[0.5, 0.02, 0.4, 0.04, 0.04], [0.9, 0.02, 0.02, 0.05, 0.01]], np.float32))
+    np.save(tmp_path / "prior.npy", np.array([0.7, 0.1, 0.1, 0.05, 0.05], np.float32))
+    (data / "fbank80").mkdir(parents=True)
+    for split, text in (("dev", "a"), ("test", "a c b")):
+        with PosteriorWriter(run.archive(split, "student"), table) as writer:
+            writer.write("u", log_probs)
+        spoken = SupervisionSegment("u", "u", 0.0, 1.0, text=text)
+        CutSet.from_cuts([MonoCut("u", 0.0, 1.0, 0, [spoken])]).to_file(data / "fbank80" / f"cuts_{split}.jsonl.gz")
+    places = ["--run", run.path, "--data", data, "--lang", lang_dir]
+    grid = ["--grid", "prior_scale=0,0.5", f"decode.prior={tmp_path / 'prior.npy'}"]
+    done = ctcsd("sweep", *places, "--method", "greedy", *grid)
+    assert done.returncode == 0, done.stderr
+    best, dev, test = done.stdout.splitlines()
+    assert best == "best of 2 on dev: decode.per_method.greedy.prior_scale=0.5"
+    assert dev == "dev: WER 0.00  CER 0.00" and test.startswith("test: WER 66.67  CER 66.67  real-time factor ")
+    rows = list(csv.DictReader((run.decoded("greedy") / "sweep-student.csv").open(encoding="utf-8")))
+    assert [(row["prior_scale"], row["wer"]) for row in rows] == [("0", "100.00"), ("0.5", "0.00")]
+    assert imread(run.decoded("greedy") / "sweep-student.png").std() > 0.02
+    done = ctcsd("sweep", *places, "--method", "greedy", "--grid", "beam=3,5")
+    assert done.returncode == 1 and "takes no option 'beam'" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_ties_go_to_the_lower_cer_and_then_to_the_first() -> None:
