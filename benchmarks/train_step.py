@@ -101,6 +101,15 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def peak_mib(step: Step) -> float:
+    """MiB of a GPU that a step needs with its own weights and moments, whoever else lies there."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    own = 12 * sum(p.numel() for p in step.model.parameters())
+    return (torch.cuda.max_memory_allocated() - before + own) / 2**20
+
+
 def measure(args: argparse.Namespace, precision: str, device: str, profiles: Profiles) -> list[list[str]]:
     """Rows of the table for one precision."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -131,6 +140,7 @@ def measure(args: argparse.Namespace, precision: str, device: str, profiles: Pro
                 f"{100 * flops / medians[name] / 1e9 / peak:.0f} % of {peak:.0f}",
                 f"{medians[name] / medians['ctc']:.3f}",
                 f"{medians['torchaudio'] / medians[name]:.2f}",
+                *([f"{peak_mib(step):.0f}"] if device == "cuda" else []),
             ]
         )
     return rows
@@ -163,6 +173,9 @@ def main() -> None:
         "/ ctc",
         "torchaudio /",
     ]
+    if device == "cuda":  # the names there; audio-hours in an hour are audio-seconds in a second
+        header[4:6] = ["audio-hours per GPU-hour", "MFU (of the matmul peak measured here, GFLOP/s)"]
+        header.append("peak MiB")
     profiles: Profiles = {}
     rows = [row for precision in args.precision for row in measure(args, precision, device, profiles)]
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.batch} x {args.seconds:g} s")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 from ctcsd.text.files import lines_of, replacing
 
 PHONE_KEYS = ("lexicon", "stress", "word_end", "missing")  # of lang: no others than phones know them
@@ -166,6 +167,7 @@ class TrainConfig:
     nodes: int = 1  # machines
     strategy: str = "auto"  # auto | ddp; auto takes ddp for several processes
     accumulate: int = 1  # passes in which a process takes its share of a batch; the step is the same
+    threads: int = 0  # of a process, on the CPU; 0: torch's choice, one per core
 
 
 @dataclass
@@ -194,8 +196,8 @@ class DecodeConfig:
     nbest: int = 0  # length of n-best lists; 0: none, and k2-nbest: all that are found
     num_paths: int = 100  # k2-nbest: drawn from the lattice
     nbest_scale: float = 0.5  # k2-nbest: of the lattice's scores as paths are drawn; the smaller the more varied
-    rescore_lm: Optional[str] = None  # k2-rescore: ARPA file
-    rescore_scale: Optional[float] = None  # k2-rescore: of its ln p(words); default: lm_scale
+    rescore_lm: Optional[str] = None  # k2-rescore, k2-nbest: ARPA file
+    rescore_scale: Optional[float] = None  # of its ln p(words); default: lm_scale, or 0.5 where that is 0
     per_method: dict[str, Any] = field(default_factory=dict)  # {method: {option: value}}: for this method only
 
     def of(self, method: str) -> DecodeConfig:
@@ -205,12 +207,15 @@ class DecodeConfig:
             UserError: one of them names no option, or gives one a value of a wrong type.
         """
         name, *changes = method.split("+")
+        parts = [change.partition("=") for change in changes]
+        wished = {key: _given(f"decode.{key}", text, method) if sep else None for key, sep, text in parts}
         try:
-            own = OmegaConf.merge(OmegaConf.structured(self), self.per_method.get(name) or {})
-            return OmegaConf.to_object(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))  # type: ignore[return-value]
+            own = _literal(dataclasses.asdict(self))
+            merged = OmegaConf.merge(OmegaConf.structured(DecodeConfig), own, own["per_method"].get(name) or {}, wished)
+            return OmegaConf.to_object(merged)  # type: ignore[return-value]
         except (OmegaConfBaseException, ValueError, TypeError) as error:
             where = method if changes else f"decode.per_method.{name}"
-            raise UserError(f"{where}: {_first_line(error)}") from None
+            raise UserError(f"{where}: {first_line(error)}") from None
 
 
 @dataclass
@@ -248,7 +253,7 @@ class Config:
 
 
 def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
-    """Merge YAML files, later ones winning, then `key=value` overrides.
+    """Merge YAML files, later ones winning, then `key=value` overrides: YAML too, but text for keys that hold text.
 
     Raises:
         UserError: a missing or broken file, an unknown key (the nearest known one is named), a value of a wrong type.
@@ -261,19 +266,19 @@ def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Co
         key, sep, text = item.partition("=")
         if not sep or not key:
             raise UserError(f"'{item}' is not an override: write key=value, for instance train.lr=0.001")
-        value = _parse(f"value: {text}", f"'{item}'")
-        _set(cfg, key.strip(), value["value"], "the command line")
+        key = key.strip()
+        _set(cfg, key, _given(key, text, f"'{item}'"), "the command line")
     try:
-        OmegaConf.resolve(cfg)
         return OmegaConf.to_object(cfg)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise UserError(f"{', '.join(map(str, files)) or 'the command line'}: {_first_line(error)}") from None
+        raise UserError(f"{', '.join(map(str, files)) or 'the command line'}: {first_line(error)}") from None
 
 
 def save_config(cfg: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     with replacing(path) as partial:
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
+        content = _literal(dataclasses.asdict(cfg))
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
 
 
 def method_name(method: str) -> str:
@@ -297,6 +302,8 @@ def method_config(method: str, files: Iterable[Path] = (), overrides: Iterable[s
         if change.split("=")[0] == "seed" or change.startswith(("decode.", "score.")):
             raise UserError(f"'{change}' makes no other method: give seeds as --seeds, searches as decode.methods")
     cfg = load_config([*files, method_file(file)], [*changes, *overrides])
+    if cfg.model.vocab_size or cfg.model.num_mel_bins != ModelConfig.num_mel_bins:
+        raise UserError("model.vocab_size and model.num_mel_bins follow lang.vocab_size and features.num_mel_bins")
     cfg.method = method_name(method)
     return cfg
 
@@ -328,12 +335,29 @@ def _parse(text: str, where: str) -> dict[Any, Any]:
         aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
         content = None if aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except Exception as error:  # every YAML and interpolation error class
-        raise UserError(f"{where}: {_first_line(error)}") from None
+        raise UserError(f"{where}: {first_line(error)}") from None
     if aliases:
         raise UserError(f"{where}: YAML aliases (*name) are not taken: a few of them can stand for gigabytes")
     if not isinstance(content, dict):
         raise UserError(f"{where}: a configuration is a mapping of keys to values")
     return content
+
+
+def _given(key: str, text: str, where: str) -> Any:
+    """What an override says: the text as it stands (but `null`) where the key holds text, such as a path; else YAML."""
+    declared = _known_keys(Config).get(re.sub(r"^decode\.per_method\.[^.]+\.", "decode.", key))
+    if declared in ("str", "Optional[str]"):
+        return None if text in ("", "null") else _literal(text)
+    return _parse(f"value: {text}", where)["value"]
+
+
+def _literal(value: Any) -> Any:
+    """A value in whose texts `${` begins no interpolation."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _merge(cfg: DictConfig, content: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -353,19 +377,20 @@ def _set(cfg: DictConfig, key: str, value: Any, where: str) -> None:
     try:
         OmegaConf.update(cfg, key, value, merge=False, force_add=free)
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{where}: {key}: {_first_line(error)}") from None
+        raise UserError(f"{where}: {key}: {first_line(error)}") from None
 
 
 def _is_section(item: Any) -> bool:
     return item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(item.default_factory)
 
 
-def _known_keys(section: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def _known_keys(section: Any, prefix: str = "") -> dict[str, str]:
+    """Key -> its type as declared."""
+    keys: dict[str, str] = {}
     for item in dataclasses.fields(section):
-        keys.append(prefix + item.name)
+        keys[prefix + item.name] = str(item.type)
         if _is_section(item):
-            keys += _known_keys(item.default_factory, f"{prefix}{item.name}.")
+            keys.update(_known_keys(item.default_factory, f"{prefix}{item.name}."))
     return keys
 
 
@@ -378,7 +403,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     if not close:  # the right leaf under the wrong section
         close = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]][:1]
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

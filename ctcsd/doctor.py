@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from ctcsd.errors import first_line
 from ctcsd.k2_env import K2State, K2Status, diagnose, find_k2_python
 
 LOW_DISK = 10.0  # GiB; an environment and a small corpus with its features take about that much
@@ -72,9 +73,8 @@ def _imported(name: str) -> tuple[object | None, str]:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a library with a broken binary raises OSError or RuntimeError as readily
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        return None, "not installed" if missing else f"does not import: {reason}"
+        return None, "not installed" if missing else f"does not import: {first_line(error)}"
     return module, str(getattr(module, "__version__", "version unknown"))
 
 
@@ -100,6 +100,10 @@ def _libraries() -> list[Row]:
         if module is None and training_only and not _trains_here():
             mark, version = Mark.note, f"{version} (only for training)"
         rows.append(Row(name, mark, version))
+    module, version = _imported("transformers")
+    if module is None:
+        version += " (only for model.backbone; .venv/bin/python -m pip install -c tools/constraints.txt transformers)"
+    rows.append(Row("transformers", Mark.ok if module else Mark.note, version))
     return rows
 
 
@@ -176,8 +180,8 @@ def _threads(cores: int) -> Row:
     settings = _settings(THREAD_SETTINGS) or ["none of " + ", ".join(THREAD_SETTINGS) + " is set"]
     detail = "; ".join([f"{threads} for an operation", *settings])
     if threads > cores:
-        return Row("threads", Mark.note, f"{detail}: more than the {cores} cores, set OMP_NUM_THREADS={cores}")
-    return Row("threads", Mark.ok, detail)
+        return Row("threads", Mark.note, f"{detail}: more than the {cores} cores, set train.threads={cores}")
+    return Row("threads", Mark.ok, f"{detail}; train.threads sets a training's")
 
 
 def _allocator() -> str:

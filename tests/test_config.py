@@ -100,7 +100,26 @@ def test_a_variant_of_a_method_changes_its_training(change: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["model.conv_kernel=16", "model.heads=5", "train.lr=0", "distill.teacher=selff", "decode.methods=[greedy+beem=3]"],
+    [
+        "model.conv_kernel=16",
+        "model.heads=5",
+        "model.vocab_size=500",
+        "model.dropout=1.5",
+        "train.lr=0",
+        "train.warmup=2",
+        "augment.time_masks=-1",
+        "augment.time_fraction=2",
+        "train.final_lr=-3",
+        "train.layer_decay=-1",
+        "train.weight_decay=-1",
+        "data.max_duration=0",
+        "features.speeds=[0]",
+        "distill.teacher=selff",
+        "decode.methods=[greedy+beem=3]",
+        "decode.methods=[greedy+beam=3]",
+        "decode.per_method.k2-hlg.graph=HL",
+        "decode.methods=[wfst+graph=HL+lm_scale=0.5]",
+    ],
 )
 def test_a_plan_finds_what_would_fail_later(override: str) -> None:
     state = torch.get_rng_state()
@@ -110,12 +129,19 @@ def test_a_plan_finds_what_would_fail_later(override: str) -> None:
     assert torch.get_rng_state().equal(state)
 
 
-def test_a_plan_asks_for_k2_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_asks_for_k2_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ctcsd.decode.run.find_k2_python", lambda: None)
     command = ["plan", "-m", "ctc", "decode.methods=[greedy,k2-1best]"]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
     with pytest.raises(UserError, match="k2-1best: no interpreter here has a working k2"):
         CliRunner().invoke(app, [*command, "--decodes"], catch_exceptions=False)
+    (tmp_path / "corpus.yaml").write_text("decode: {methods: [greedy, k2-1best, wfst]}\n")
+    of_recipe = ["plan", "-m", "ctc", "--config", str(tmp_path / "corpus.yaml"), "--decodes"]
+    done = CliRunner().invoke(app, of_recipe, catch_exceptions=False)
+    assert done.stdout.splitlines()[0] == "lang_char decode.methods=[greedy,wfst]"
+    assert "note: left out: k2-1best: no interpreter" in done.stderr
+    with pytest.raises(UserError, match="wfst wants a language model, and lang.lm_order=0 makes none"):
+        CliRunner().invoke(app, [*of_recipe, "lang.lm_order=0"], catch_exceptions=False)
 
 
 def test_test_sets_and_searches_follow_the_files_given(tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_doctor_says_what_an_essential_library_lacks(
     assert "does not work: soundfile" in out
 
 
+def test_transformers_is_missing_but_not_essential(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert doctor(k2_python=tmp_path / "python")
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[1] == "transformers")
+    assert row.startswith("note") and "not installed (only for model.backbone" in row
+    assert ".venv/bin/python -m pip install -c tools/constraints.txt transformers" in row
+
+
 def test_doctor_gives_the_remedy_for_a_k2_of_another_python(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -131,5 +141,5 @@ def test_doctor_shows_the_threads_and_the_allocator_in_force(
         torch.set_num_threads(before)
     rows = {line[6:].split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["threads"].startswith(mark) and "GOMP_SPINCOUNT=0" in rows["threads"]
-    assert f"{threads} for an operation" in rows["threads"]
+    assert f"{threads} for an operation" in rows["threads"] and "train.threads" in rows["threads"]
     assert "MALLOC_ARENA_MAX=3" in rows["allocator"]

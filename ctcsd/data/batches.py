@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ from ctcsd.text.tokenizer import UnknownWord
 
 TOO_LONG, INFEASIBLE = "longer than data.max_seconds", "fewer frames than CTC needs for the text"
 UNPRONOUNCED = "a word without pronunciation"
+BUFFER = 20_000  # cuts that are sorted into buckets at a time, and between which a batch is drawn
 
 
 class Batch(NamedTuple):
@@ -221,17 +223,26 @@ def bucketing_sampler(
     if longest > max_duration:
         raise UserError(f"data.max_duration={max_duration:g} is shorter than the longest cut, {longest:.1f} seconds")
     # Lazily, though it is in memory: lhotse warns of an eager set, to which its advice does not apply after filtering.
-    lazy = CutSet(LazyIteratorChain(cuts))
-    return streaming_sampler(lazy, max_duration, seed, epoch, num_buckets=buckets)
+    lazy = CutSet(LazyIteratorChain(_mixed(cuts, seed, epoch)))
+    return streaming_sampler(lazy, max_duration, seed, epoch, num_buckets=buckets, buffer_size=BUFFER)
+
+
+def _mixed(cuts: CutSet, seed: int, epoch: int) -> Iterable[Cut]:
+    """The cuts in an order of the epoch where they are more than the buffer, which would pass along the file."""
+    if len(cuts) <= BUFFER:
+        return cuts
+    order = list(cuts)
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    return order
 
 
 def streaming_sampler(
     cuts: Iterable[Cut], max_duration: float, seed: int, epoch: int, **options: Any
 ) -> DynamicBucketingSampler:
     """lhotse's sampler over cuts as they come, for all processes together; `options` are its own."""
-    sampler = DynamicBucketingSampler(
-        cuts, max_duration=max_duration, shuffle=True, drop_last=False, seed=seed, world_size=1, rank=0, **options
-    )
+    # lhotse adds the epoch to its seed: those of two runs must be further apart than a training has epochs.
+    options |= {"shuffle": True, "drop_last": False, "seed": 1000 * seed, "world_size": 1, "rank": 0}
+    sampler = DynamicBucketingSampler(cuts, max_duration=max_duration, **options)
     sampler.set_epoch(epoch)
     return sampler
 

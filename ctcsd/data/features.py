@@ -11,9 +11,12 @@ from pathlib import Path
 
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, LilcomChunkyWriter
+from lhotse.cut import Cut
 
 from ctcsd.config import PHONE_KEYS, Config, LangConfig
+from ctcsd.data.checks import Drop
 from ctcsd.data.integrity import check_cuts, read_wave, with_checksums
+from ctcsd.data.report import write_drops
 from ctcsd.errors import UserError
 from ctcsd.stamp import depends, mark, up_to_date
 from ctcsd.text.files import replacing, writing
@@ -43,9 +46,14 @@ def load_cuts(path: Path, stage: int) -> CutSet:
 def cuts_file(data_dir: Path, cfg: Config, split: str) -> Path:
     """Where the cut set of a split with its features lies: of one speaker, and perturbed, where cfg says so."""
     name = split if cfg.data.speaker is None else f"{split}_{cfg.data.speaker}"
-    if split == cfg.data.train and cfg.features.speeds:
-        name += f"_sp{'-'.join(f'{speed:g}' for speed in cfg.features.speeds)}"
+    if split == cfg.data.train and (speeds := copied_speeds(cfg)):
+        name += f"_sp{'-'.join(f'{speed:g}' for speed in speeds)}"
     return data_dir / cfg.features.name / f"cuts_{name}.jsonl.gz"
+
+
+def copied_speeds(cfg: Config) -> list[float]:
+    """Of the copies of the training set: features.speeds but 1, which is the original, each once."""
+    return list(dict.fromkeys(speed for speed in cfg.features.speeds if speed != 1.0))
 
 
 def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> Path:
@@ -54,7 +62,8 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     For features.type=wave nothing is computed: the cut set alone is written, and batches read its audio.
 
     Reads `manifests/cuts_SPLIT.jsonl.gz`, writes `cuts_file(...)`, the latter last, so that a killed stage leaves
-    nothing that looks whole. The training split gets its speed-perturbed copies.
+    nothing that looks whole. The training split gets its speed-perturbed copies beside the original, and lacks what
+    cannot be read (listed in `unreadable-SPLIT.tsv`), up to data.max_bad; other splits must not shrink.
 
     Raises:
         UserError: no such split, an empty one, audio that cannot be read, or at another rate than 16 kHz.
@@ -63,7 +72,7 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     target = cuts_file(data_dir, cfg, split)
     storage = target.with_name(target.name[len("cuts_") : -len(".jsonl.gz")])
     marker = target.with_name(f".{target.name}.done")
-    speeds = cfg.features.speeds if split == cfg.data.train else []
+    speeds = copied_speeds(cfg) if split == cfg.data.train else []
     needs = depends({"bins": cfg.features.num_mel_bins, "speeds": speeds, "speaker": cfg.data.speaker}, [source])
     wave = cfg.features.type == "wave"
     if up_to_date(f"features of {storage.name}", marker, needs, [target] if wave else [target, storage]):
@@ -77,7 +86,13 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
         copies = copies + cuts.perturb_speed(speed)
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = copies.to_eager() if wave else with_checksums(_fbank(copies, storage, cfg.features.num_mel_bins, jobs))
+    if wave:
+        done = copies.to_eager()
+    else:
+        done, bad = _fbank(copies, storage, cfg.features.num_mel_bins, jobs)
+        listing = target.with_name(f"unreadable-{storage.name}.tsv")
+        _check_share(bad, len(copies), cfg.data.max_bad if split == cfg.data.train else None, listing)
+        done = with_checksums(done)
     with replacing(target) as partial:
         done.to_file(partial)
     mark(marker, needs)
@@ -85,8 +100,23 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     return target
 
 
-def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> CutSet:
-    """The cuts with their features, which are written into the folder `storage`; UserError where one has no audio."""
+def _check_share(bad: list[tuple[str, Drop]], cuts: int, allowed: float | None, listing: Path) -> None:
+    """List the cuts without features; raises UserError where they are more than the allowed share (None: none is)."""
+    listing.unlink(missing_ok=True)
+    if not bad:
+        return
+    with writing(listing):
+        write_drops(listing, bad)
+    count = f"{len(bad)} of {cuts} cuts cannot be read (listed in {listing})"
+    if allowed is None:
+        raise UserError(f"{bad[0][1].detail}; {count}: run stage 0 again")
+    if len(bad) > allowed * cuts:
+        raise UserError(f"{bad[0][1].detail}; {count}, more than data.max_bad={allowed:g}: run stage 0 again")
+    print(f"{count} and are left out; once mended, remove the list's folder and run stage 1 again", flush=True)
+
+
+def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> tuple[CutSet, list[tuple[str, Drop]]]:
+    """The cuts with their features, which are written into the folder `storage`; and why some have none."""
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     torch.set_num_threads(1)  # the jobs are processes; lhotse warns that threads beside them may hang
@@ -105,11 +135,15 @@ def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> CutSet:
     finally:
         logging.disable(logging.NOTSET)
     kept = set(done.ids)
-    for cut in cuts:
-        if cut.id not in kept:
-            read_wave(CutSet.from_cuts([cut]))  # says why
-            raise UserError(f"{storage}: no features could be made of cut {cut.id}: run stage 0 again")
-    return done
+    return done, [(cut.id, Drop("unreadable audio", _why(cut))) for cut in cuts if cut.id not in kept]
+
+
+def _why(cut: Cut) -> str:
+    try:
+        read_wave(CutSet.from_cuts([cut]))
+    except UserError as error:
+        return str(error)
+    return f"no features could be made of cut {cut.id}"
 
 
 def select_speaker(cuts: CutSet, speaker: str | None, split: str) -> CutSet:
@@ -126,12 +160,16 @@ def lang_of_corpus(data_dir: Path, lang_dir: Path, cfg: LangConfig) -> None:
     """Stage 2: make the lang dir from a split's transcripts; skipped where it is up to date.
 
     Raises:
-        UserError: as `make_lang`, or no such split.
+        UserError: as `make_lang`, no such split, or no such file.
     """
     source = data_dir / "manifests" / f"cuts_{cfg.text}.jsonl.gz"
     marker = lang_dir.with_name(f".{lang_dir.name}.done")
     lm_text, lm_arpa, lexicon = (Path(name) if name else None for name in (cfg.lm_text, cfg.lm_arpa, cfg.lexicon))
     phones = PhoneOptions(lexicon, cfg.stress, cfg.word_end, cfg.missing) if cfg.unit == "phone" and lexicon else None
+    named = {"lm_text": lm_text, "lm_arpa": lm_arpa} if cfg.lm_order else {}
+    for key, path in {**named, "lexicon": lexicon if phones else None}.items():
+        if path and not path.exists():
+            raise UserError(f"lang.{key}={path}: no such file")
     ignored = {"text"} if phones else {"text", *PHONE_KEYS}
     options = {key: value for key, value in dataclasses.asdict(cfg).items() if key not in ignored}
     needs = depends(options, [source, *filter(None, (lm_text, lm_arpa, lexicon if phones else None))])

@@ -90,6 +90,8 @@ def parse_pattern(pattern: str) -> tuple[Pattern, float]:
         raise UserError(f"frame pattern '{name}' needs a number, for instance '{name}:{bounds[1]:g}'") from None
     if not bounds[0] <= value <= bounds[1]:
         raise UserError(f"frame pattern '{pattern}': the value must lie between {bounds[0]:g} and {bounds[1]:g}")
+    if function is _symmetric and not value.is_integer():
+        raise UserError(f"frame pattern '{pattern}': k must be a whole number of frames")
     return function, value
 
 

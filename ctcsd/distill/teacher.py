@@ -103,6 +103,7 @@ def make_teacher(
     archive: Callable[[], PosteriorReader] | None = None,
     input_type: str = "fbank",
     frame_shift: float = FRAME_SHIFT,
+    num_mel_bins: int = 80,
 ) -> Teacher | None:
     """The teacher that a method asks for.
 
@@ -113,6 +114,7 @@ def make_teacher(
         archive: opens the posteriors of `archive`.
         input_type: features.type of the student.
         frame_shift: seconds between the student's frames.
+        num_mel_bins: features.num_mel_bins of the student.
 
     Raises:
         UserError: an unknown kind, an exit that it needs and the encoder lacks, nobody to load, or a live teacher of
@@ -133,6 +135,12 @@ def make_teacher(
         if frozen is None:
             raise UserError("distill.teacher: checkpoint needs distill.checkpoint, the folder of a trained model")
         model = frozen()
+        if input_type == model.input_type == "fbank" and model.cfg.num_mel_bins != num_mel_bins:
+            raise UserError(
+                f"the teacher reads {model.cfg.num_mel_bins} mel bins, the student {num_mel_bins}: set "
+                f"features.num_mel_bins={model.cfg.num_mel_bins}, or distill.teacher=archive and distill.archive to "
+                "what 'ctcsd posteriors' writes of the teacher"
+            )
         if (model.input_type, model.frame_shift) != (input_type, frame_shift):
             raise UserError(
                 f"the teacher reads {model.input_type} and has a frame every {1000 * model.frame_shift:g} ms, the "

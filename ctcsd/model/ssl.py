@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctcsd.config import ModelConfig
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 from ctcsd.model.exits import EncoderCtc, ExitOutput, Flops, multiply_adds
 from ctcsd.model.padding import ValidGroupNorm, zero_padding
 from ctcsd.model.subsampling import frame_mask, normalize_utterance
@@ -235,7 +235,7 @@ def read_description(source: str) -> Description:
         config = transformers.AutoConfig.from_pretrained(source)
         path = cached_file(source, PREPROCESSOR, _raise_exceptions_for_missing_entries=False)
     except Exception as error:  # OSError, ValueError, and the hub's own
-        raise UserError(f"model.backbone={source}: no checkpoint can be read: {_first_line(error)}") from None
+        raise UserError(f"model.backbone={source}: no checkpoint can be read: {first_line(error)}") from None
     if config.model_type not in MODEL_TYPES:
         raise UserError(f"model.backbone={source} is a {config.model_type}; known: {', '.join(MODEL_TYPES)}")
     wanted: dict[str, Any] = {}
@@ -243,7 +243,7 @@ def read_description(source: str) -> Description:
         try:
             wanted = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: {_first_line(error)}") from None
+            raise UserError(f"{path}: {first_line(error)}") from None
     rate = wanted.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"model.backbone={source} wants audio at {rate} Hz, but all audio here is at {SAMPLE_RATE} Hz")
@@ -261,12 +261,12 @@ def _new_backbone(config: Any, weights: str | None) -> Any:
         load = transformers.AutoModel.from_pretrained
         backbone, found = load(weights, config=config, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # OSError, and classes of safetensors and torch
-        raise UserError(f"model.backbone={weights}: no weights can be read: {_first_line(error)}") from None
+        raise UserError(f"model.backbone={weights}: no weights can be read: {first_line(error)}") from None
     finally:
         transformers.logging.set_verbosity(before)
     if missing := sorted(set(found["missing_keys"]) - {"masked_spec_embed"}):
         raise UserError(f"model.backbone={weights} lacks weights, such as {missing[0]}: {len(missing)} are missing")
-    return backbone
+    return backbone.train()  # as any new module: transformers hands it over in eval mode, in which Lightning leaves it
 
 
 def _fitted(config: Any, layers: int) -> Any:
@@ -281,9 +281,6 @@ def _transformers(source: str) -> Any:
     try:
         import transformers
     except ImportError:
-        raise UserError(f"model.backbone={source} needs transformers: pip install 'ctcsd[ssl]'") from None
+        install = ".venv/bin/python -m pip install -c tools/constraints.txt transformers"
+        raise UserError(f"model.backbone={source} needs transformers: {install}") from None
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

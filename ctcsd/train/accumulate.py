@@ -15,7 +15,7 @@ from ctcsd.data.batches import Batch
 from ctcsd.distill import Objective
 from ctcsd.distill.objective import Labels, Sizes
 from ctcsd.distill.selection import Total, alone
-from ctcsd.distill.teacher import Teacher
+from ctcsd.distill.teacher import OwnExit, Teacher
 from ctcsd.errors import UserError
 from ctcsd.model import EncoderCtc, ExitOutput
 from ctcsd.train.allocator import give_back_freed_memory
@@ -77,7 +77,8 @@ class Accumulator:
             if batch.features.is_cuda:
                 torch.cuda.empty_cache()
             if not self.split:
-                raise UserError(f"{advice(batch, self.fitted)}, or train.split_on_oom=true")
+                others = f"train.accumulate={2 * pieces}, or, in one process, train.split_on_oom=true"
+                raise UserError(f"{advice(batch, self.fitted)}, {others}")
             if pieces >= len(batch.cut_ids):
                 raise UserError(f"{advice(batch, self.fitted)} (not even one by one)")
             pieces = min(2 * pieces, len(batch.cut_ids))
@@ -157,7 +158,13 @@ class Accumulator:
         """Of the teacher, whom nobody asks while its term weighs nothing."""
         if self.teacher is None or weights["kd"] == 0:
             return None
-        return self.teacher(batch.features, batch.lengths, batch.cut_ids, outputs)
+        views = self.augment.views
+        if views == 1 or isinstance(self.teacher, OwnExit):
+            return self.teacher(batch.features, batch.lengths, batch.cut_ids, outputs)
+        count = len(batch.cut_ids) // views  # without masks, as another sees them, all views are the first
+        first = {name: ExitOutput(out.logits[:count], out.lengths[:count]) for name, out in outputs.items()}
+        log_probs, lengths = self.teacher(batch.features[:count], batch.lengths[:count], batch.cut_ids[:count], first)
+        return ExitOutput(log_probs.repeat(views, 1, 1), lengths.repeat(views))
 
 
 def _labels(batch: Batch) -> Labels | None:

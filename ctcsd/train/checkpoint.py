@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ctcsd.config import Config, load_config
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.text.files import replacing
 from ctcsd.train.resume import damage
@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(path) as partial, partial.open("wb") as out:
                 torch.save(checkpoint, out)
         except RuntimeError as error:  # torch's own word for a full disk, over the system's
-            why = getattr(error.__context__, "strerror", None) or str(error).splitlines()[0]
+            why = getattr(error.__context__, "strerror", None) or first_line(error)
             raise UserError(f"cannot write {path}: {why}; the one before is intact") from None
 
 
@@ -70,7 +70,7 @@ def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[EncoderCt
             metadata = opened.metadata() or {}
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: damaged ({first_line(error)})") from None
     if metadata.get("format") == "ctcsd-1":  # before there were checksums
         made: dict[str, Any] = {"tokens": metadata.get("tokens")}
     else:
@@ -81,7 +81,7 @@ def load_model(run_dir: Path, fingerprint: str | None = None) -> tuple[EncoderCt
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{path}: not of {CONFIG_FILE}'s sizes ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not of {CONFIG_FILE}'s sizes ({first_line(error)})") from None
     return model.eval(), cfg
 
 

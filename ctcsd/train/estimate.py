@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ctcsd.config import Config, load_config
+from ctcsd.data.features import copied_speeds
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.train.checkpoint import CONFIG_FILE
 
@@ -22,11 +23,13 @@ OPTIMIZER_BYTES = 16  # per parameter that learns: weight, gradient and AdamW's 
 
 
 class Cost(NamedTuple):
-    """A row: parameters by exit, GFLOP per hour of audio that goes through once, GPU hours, GiB."""
+    """A row: parameters by exit, GFLOP per hour of audio that goes through once, GPU hours of the training and of a
+    pass over its audio that goes forward only, as one that makes an archive does, GiB."""
 
     parameters: dict[str, int]
     gflop_per_hour: float
     gpu_hours: float
+    forward_hours: float
     memory_gib: float
 
 
@@ -35,7 +38,7 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
 
     Args:
         configuration: of the method that cfg depends on, by name.
-        hours: of training audio.
+        hours: of training audio, before speed perturbation.
         tflops: what the GPU does at best, in 10^12 operations per second.
         mfu: the share of it that a training reaches.
 
@@ -56,9 +59,16 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
         per_utterance += sum(teacher.forward_flops(SECONDS))
         memory += 4 * teacher.num_parameters()
     per_hour = per_utterance * 3600.0 / SECONDS
-    seconds = per_hour * hours * cfg.passes * views / (tflops * 1e12 * mfu)
+    epoch = epoch_hours(cfg, hours) / (tflops * 1e12 * mfu) / 3600.0  # GPU hours of one operation per audio-hour
+    forward = (flops.front + flops.encoder) * 3600.0 / SECONDS
     parameters = {name: sizes(cfg, name).num_parameters() for name in model.exits}
-    return Cost(parameters, per_hour / 1e9, seconds / 3600.0, memory / 2**30)
+    gpu_hours = per_hour * epoch * cfg.passes * views
+    return Cost(parameters, per_hour / 1e9, gpu_hours, forward * epoch, memory / 2**30)
+
+
+def epoch_hours(cfg: Config, hours: float) -> float:
+    """Hours of audio in an epoch: what there is, and stage 1's copies of it at other speeds."""
+    return hours * (1.0 + sum(1.0 / speed for speed in copied_speeds(cfg)))
 
 
 def sizes(cfg: Config, exit: str | None = None) -> EncoderCtc:

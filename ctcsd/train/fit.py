@@ -22,7 +22,7 @@ from ctcsd.data.batches import by_reason
 from ctcsd.data.datamodule import CorpusDataModule
 from ctcsd.data.features import cuts_file
 from ctcsd.data.report import write_drops
-from ctcsd.data.shar import INDEX
+from ctcsd.data.shar import INDEX, REMEDY
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.errors import UserError
 from ctcsd.lock import in_turn, locked
@@ -49,7 +49,7 @@ from ctcsd.train.memory import peak_memory_mib
 from ctcsd.train.method import check, make_objective, resolve_depends
 from ctcsd.train.module import CtcModule
 from ctcsd.train.preflight import Preflight
-from ctcsd.train.processes import check_hardware, ending_together, is_first, one_voice, trainer_options
+from ctcsd.train.processes import check_hardware, ending_together, is_first, one_voice, trainer_options, use_threads
 from ctcsd.train.progress import EpochLine, bars
 from ctcsd.train.resume import TimedCheckpoint, newest_whole
 from ctcsd.train.unreadable import Unreadable
@@ -58,7 +58,10 @@ from ctcsd.train.unreadable import Unreadable
 NEUTRAL = {
     "data": ("test", "more_tests", "workers", "max_bad"),
     "lang": ("lm_order", "lm_text", "lm_prune", "lm_arpa", *PHONE_KEYS),  # dictionary.txt counts for those of phones
-    "train": ("save_minutes", "guard", "split_on_oom", "preflight", "devices", "nodes", "strategy", "accumulate"),
+    "train": (
+        *("save_minutes", "guard", "split_on_oom", "preflight"),
+        *("devices", "nodes", "strategy", "accumulate", "threads"),
+    ),
 }
 
 
@@ -141,6 +144,7 @@ def build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, Corpu
     keep_freed_memory()
     check(cfg)
     check_hardware(cfg.train)
+    use_threads(cfg.train)
     for split in cfg.data.decoded:
         if not cuts_file(data_dir, cfg, split).is_file():
             print(f"note: no cut set {cuts_file(data_dir, cfg, split)} yet, which stage 4 will want", flush=True)
@@ -183,6 +187,7 @@ def _teacher(cfg: Config, model: EncoderCtc, data_dir: Path, lang_dir: Path) -> 
         (lambda: PosteriorReader(Path(archive), lang_dir)) if archive else None,
         model.input_type,
         model.frame_shift,
+        model.cfg.num_mel_bins,
     )
 
 
@@ -218,7 +223,9 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
     line = EpochLine()
     guard = StepGuard(run_dir, cfg.train)
     sizes = {"train": len(data.train_cuts), "dev": len(data.dev_cuts)}
-    unreadable = Unreadable(run_dir / "unreadable.tsv", sizes, cfg.data.max_bad)
+    again = f"run stage {0 if cfg.features.type == 'wave' else 1} again"
+    remedies = {"train": REMEDY if cfg.data.shar else again, "dev": again}
+    unreadable = Unreadable(run_dir / "unreadable.tsv", sizes, cfg.data.max_bad, remedies)
     trainer = L.Trainer(
         default_root_dir=run_dir,
         **trainer_options(cfg.train, module.objective.schedule.pauses or cfg.model.freeze_steps > 0),

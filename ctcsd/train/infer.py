@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, in_order
 from ctcsd.data.features import cuts_file, load_cuts
+from ctcsd.errors import UserError
 from ctcsd.model import EncoderCtc
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.run_dir import RunDir
@@ -83,6 +84,9 @@ def write_posteriors(
 
     Returns:
         the number of utterances.
+
+    Raises:
+        UserError: features that cannot be read, or of other mel bins than the model's.
     """
     device = next(model.parameters()).device
     dataset = CtcDataset(input_type=model.input_type)
@@ -94,6 +98,11 @@ def write_posteriors(
         batches = in_order(cuts, max_duration)
         for batch_cuts in tqdm(batches, desc="posteriors", unit="batch", leave=False, disable=None):
             batch = dataset[batch_cuts]
+            if batch.features.ndim == 3 and batch.features.size(2) != model.cfg.num_mel_bins:
+                raise UserError(
+                    f"the model reads {model.cfg.num_mel_bins} mel bins, but cut {batch.cut_ids[0]} has "
+                    f"{batch.features.size(2)}: take the features of its own features.num_mel_bins"
+                )
             outputs = model(batch.features.to(device), batch.lengths.to(device), exits=writers)
             for name, output in outputs.items():
                 log_probs = output.logits.float().log_softmax(-1).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 from ctcsd.config import CONFORMER, Config, method_name
 from ctcsd.decode.graphs import GRAPHS, TOPOLOGIES
-from ctcsd.decode.search import METHODS, search_name
+from ctcsd.decode.run import search_options
+from ctcsd.decode.search import METHODS
 from ctcsd.distill import Objective
 from ctcsd.distill.teacher import OWN, SEPARATE, TEACHERS
 from ctcsd.errors import UserError
@@ -63,6 +65,29 @@ def check(cfg: Config) -> None:
 def _check(cfg: Config) -> None:
     make_objective(cfg)
     train = cfg.train
+    _check_ranges(cfg)
+    if cfg.distill.frames.startswith("nonblank_prior") and train.accumulate > 1:
+        raise UserError(f"distill.frames={cfg.distill.frames} takes the prior of whole batches: set train.accumulate=1")
+    if train.evaluate_every > cfg.passes:
+        raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
+    if cfg.data.shar and cfg.data.streams < (processes := train.devices * train.nodes):
+        raise UserError(f"data.streams={cfg.data.streams} cannot feed {processes} processes: set it to {processes}")
+    wanted = "fbank" if cfg.model.backbone == CONFORMER else "wave"
+    if cfg.features.type != wanted:
+        raise UserError(f"model.backbone={cfg.model.backbone} reads features.type={wanted}, not {cfg.features.type}")
+    _check_choices(cfg)
+    if cfg.model.backbone == CONFORMER:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory: the sizes must fit each other
+            SharedEncoderCtc(cfg.model.replace(vocab_size=2))
+    for method in cfg.decode.per_method:
+        if method not in METHODS:
+            raise UserError(f"no search method '{method}' (decode.per_method); known: {', '.join(METHODS)}")
+    for method in (*cfg.decode.methods, *cfg.decode.per_method):
+        search_options(method, cfg.decode)
+
+
+def _check_ranges(cfg: Config) -> None:
+    train = cfg.train
     positive = {
         "train.epochs": train.epochs,
         "train.average": train.average,
@@ -77,33 +102,36 @@ def _check(cfg: Config) -> None:
         "data.num_buckets": cfg.data.num_buckets,
         "data.streams": cfg.data.streams,
     }
-    for key, value in positive.items():
-        if value < 1:
-            raise UserError(f"{key}={value}: at least 1 is needed")
-    if cfg.distill.frames.startswith("nonblank_prior") and train.accumulate > 1:
-        raise UserError(f"distill.frames={cfg.distill.frames} takes the prior of whole batches: set train.accumulate=1")
-    if train.evaluate_every > cfg.passes:
-        raise UserError(f"train.evaluate_every={train.evaluate_every} is more than the {cfg.passes} passes of training")
-    if cfg.data.shar and cfg.data.streams < (processes := train.devices * train.nodes):
-        raise UserError(f"data.streams={cfg.data.streams} cannot feed {processes} processes: set it to {processes}")
-    wanted = "fbank" if cfg.model.backbone == CONFORMER else "wave"
-    if cfg.features.type != wanted:
-        raise UserError(f"model.backbone={cfg.model.backbone} reads features.type={wanted}, not {cfg.features.type}")
-    for key, share in (("model.freeze_steps", cfg.model.freeze_steps), ("model.mask_prob", cfg.model.mask_prob)):
+    for key, count in positive.items():
+        if count < 1:
+            raise UserError(f"{key}={count}: at least 1 is needed")
+    for key, share in (
+        ("model.freeze_steps", cfg.model.freeze_steps),
+        ("model.mask_prob", cfg.model.mask_prob),
+        ("model.dropout", cfg.model.dropout),
+    ):
         if not 0 <= share < 1:
             raise UserError(f"{key}={share} is a share: at least 0, below 1")
-    _check_choices(cfg)
+    for key, value, low, high in (
+        ("train.warmup", train.warmup, 0.0, 1.0),
+        ("train.final_lr", train.final_lr, 0.0, 1.0),
+        ("train.layer_decay", train.layer_decay, 1e-3, 1.0),
+        ("train.weight_decay", train.weight_decay, 0.0, math.inf),
+        ("train.clip", train.clip, 0.0, math.inf),
+        ("augment.freq_masks", cfg.augment.freq_masks, 0, math.inf),
+        ("augment.freq_width", cfg.augment.freq_width, 0, math.inf),
+        ("augment.time_masks", cfg.augment.time_masks, 0, math.inf),
+        ("augment.time_width", cfg.augment.time_width, 0, math.inf),
+        ("augment.time_fraction", cfg.augment.time_fraction, 0.0, 1.0),
+        ("data.workers", cfg.data.workers, 0, math.inf),
+        ("train.threads", train.threads, 0, math.inf),
+        ("data.max_duration", cfg.data.max_duration, 0.1, math.inf),
+        *(("features.speeds", speed, 0.1, 10.0) for speed in cfg.features.speeds),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{key}={value:g}: from {low:g} to {high:g} is wanted")
     if not train.lr > 0:
         raise UserError(f"train.lr={train.lr}: must be above 0")
-    if cfg.model.backbone == CONFORMER:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):  # without memory: the sizes must fit each other
-            SharedEncoderCtc(cfg.model.replace(vocab_size=2))
-    for method in cfg.decode.per_method:
-        if method not in METHODS:
-            raise UserError(f"no search method '{method}' (decode.per_method); known: {', '.join(METHODS)}")
-    for method in (*cfg.decode.methods, *cfg.decode.per_method):
-        search_name(method)
-        cfg.decode.of(method)
 
 
 def _check_choices(cfg: Config) -> None:

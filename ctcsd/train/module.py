@@ -23,7 +23,7 @@ from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.accumulate import Accumulator
 from ctcsd.train.bad_steps import clip, not_finite, skip_where
 from ctcsd.train.optim import make_optimizer
-from ctcsd.train.processes import total, unshared
+from ctcsd.train.processes import total, unshared, use_threads
 
 CHECKPOINT_FORMAT = 2
 
@@ -56,6 +56,9 @@ class CtcModule(L.LightningModule):
     def audio_seconds(self) -> float:
         """Seconds of audio that went through since the start."""
         return float(self._seconds)
+
+    def setup(self, stage: str) -> None:
+        use_threads(self.cfg.train)  # again: as Lightning starts several processes, it shares the cores among them
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = make_optimizer(self.model, self.cfg.train, self.total_steps)

@@ -29,7 +29,8 @@ class Preflight(Callback):
                 if not batch.cut_ids:
                     continue
                 batch = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
-                pl_module.accumulate(batch, pl_module.objective.schedule.base)
+                # Its own backward: with a plain one, DDP would count every parameter as used in the first step.
+                pl_module.accumulate(batch, pl_module.objective.schedule.base, pl_module.manual_backward)
                 pl_module.model.zero_grad(set_to_none=True)
                 seen.append(f"{name} ({len(cuts)} cuts, {padded_seconds(batch):.0f} s)")
         if trainer.is_global_zero:

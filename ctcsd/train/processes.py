@@ -83,6 +83,12 @@ def check_hardware(cfg: TrainConfig) -> None:
         raise UserError("train.precision=fp16 needs a GPU: take bf16, or auto")
 
 
+def use_threads(cfg: TrainConfig) -> None:
+    """Give an operation of this process train.threads threads of the CPU, where that says how many."""
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+
+
 def trainer_options(cfg: TrainConfig, pauses: bool) -> dict[str, Any]:
     """Arguments of Lightning's Trainer: devices, and how they work together.
 
@@ -106,6 +112,9 @@ def trainer_options(cfg: TrainConfig, pauses: bool) -> dict[str, Any]:
 def _precision(wanted: str) -> str:
     """`auto` takes bf16 where the hardware multiplies it faster than fp32."""
     if wanted == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+        if torch.cuda.is_available():  # which emulates it on GPUs before Ampere, far slower than fp32
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported()
         wanted = "bf16" if fast else "32"
     return PRECISIONS[wanted]

@@ -11,17 +11,26 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ctcsd.errors import first_line
+
+QUESTIONS = 20  # steps between two agreements of the processes on whether to save, for each of which they wait
+
 
 class TimedCheckpoint(Callback):
     """Saves `timed.ckpt` every so many minutes in the middle of an epoch, whose end has a checkpoint of its own."""
 
     def __init__(self, folder: Path, minutes: float) -> None:
         self.path, self.seconds = folder / "timed.ckpt", 60.0 * minutes
+        self.every = QUESTIONS if minutes >= 1 else 1
         self._saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         due = time.monotonic() - self._saved >= self.seconds
         if trainer.world_size > 1:
+            if batch_idx % self.every:
+                return
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
         if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             trainer.save_checkpoint(self.path)
@@ -55,5 +64,5 @@ def damage(path: Path) -> str | None:
         if broken is None:
             torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # zipfile, zlib, torch and its unpickler raise more than a dozen classes
-        return (str(error) or type(error).__name__).strip().splitlines()[0]
+        return first_line(error)
     return None if broken is None else f"wrong checksum of {broken}"

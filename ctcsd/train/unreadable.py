@@ -18,10 +18,11 @@ class Unreadable(Callback):
     Args:
         sizes: cuts of each split.
         max_bad: the share of a split's cuts above which the training ends.
+        remedies: split -> what makes its data anew.
     """
 
-    def __init__(self, path: Path, sizes: Mapping[str, int], max_bad: float) -> None:
-        self.path, self.sizes, self.max_bad = path, sizes, max_bad
+    def __init__(self, path: Path, sizes: Mapping[str, int], max_bad: float, remedies: Mapping[str, str]) -> None:
+        self.path, self.sizes, self.max_bad, self.remedies = path, sizes, max_bad, remedies
         self.found = self._listed()  # by an earlier start
 
     def on_train_batch_start(
@@ -54,7 +55,7 @@ class Unreadable(Callback):
         if found > self.max_bad * self.sizes[split]:
             raise UserError(
                 f"{found} of the {self.sizes[split]} cuts of {split} could not be read, more than "
-                f"data.max_bad={self.max_bad:g} (listed in {self.path}): run stage 1 again"
+                f"data.max_bad={self.max_bad:g} (listed in {self.path}): {self.remedies[split]}"
             )
 
     @property

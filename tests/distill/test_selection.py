@@ -122,6 +122,7 @@ def test_batch_composition_and_padding_change_nothing(pattern: str) -> None:
         ("symmetric", "needs a number"),
         ("symmetric:x", "needs a number"),
         ("all:3", "takes no value"),
+        ("symmetric:2.5", "k must be a whole number of frames"),
         ("threshold:1.5", "between 0 and 1"),
         ("partial:-1", "between 0 and 1"),
     ],

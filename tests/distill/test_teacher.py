@@ -68,6 +68,13 @@ def test_bad_teachers(kind: str, exits: dict, message: str) -> None:
         make_teacher(kind, exits)
 
 
+def test_a_live_teacher_of_other_mel_bins() -> None:
+    """78 and 80 bins are as many after subsampling: it would read them without a word."""
+    with pytest.raises(UserError, match="the teacher reads 78 mel bins, the student 80: set features.num_mel_bins=78"):
+        make_teacher("checkpoint", EXITS, lambda: tiny_model(num_mel_bins=78))
+    assert make_teacher("checkpoint", EXITS, lambda: tiny_model(num_mel_bins=78), num_mel_bins=78)
+
+
 def test_the_other_view_is_half_a_batch_away() -> None:
     x, lengths = features()
     outputs = tiny_model()(torch.cat([x, x + 1.0]), lengths.repeat(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,9 @@ def test_what_is_no_checkpoint_is_one_line(checkpoints: dict[str, str], tmp_path
     refused(str(bare), "is a bert; known: hubert, wavlm, wav2vec2, data2vec-audio")
     fast = write_backbone(tmp_path / "fast", "hubert", sampling_rate=8000)
     refused(fast, "wants audio at 8000 Hz, but all audio here is at 16000 Hz")
+
+
+def test_transformers_is_missing(checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it then fails
+    with pytest.raises(UserError, match=r"needs transformers: \S+ -m pip install -c \S+ transformers$"):
+        make_model(ModelConfig(backbone=checkpoints["hubert"], layers=2, vocab_size=7))

@@ -90,6 +90,27 @@ def test_a_teacher_whose_term_weighs_nothing_is_not_asked(kind: str, pieces: int
     torch.testing.assert_close(results[0], results[1], rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_separate_teacher_sees_one_of_two_views(pieces: int) -> None:
+    """And teaches both: what it gives of each by itself, which has no masks either."""
+    results = []
+    for asked_for_all in (False, True):
+        accumulate = accumulator("per_frame", "nonblank", "checkpoint")
+        accumulate.augment.views = 2
+        teacher, asked = accumulate.teacher, []
+        assert teacher
+        accumulate.teacher = lambda *given, teacher=teacher, asked=asked: asked.append(given[2]) or teacher(*given)
+        if asked_for_all:
+            accumulate._posteriors = lambda part, outputs, weights, ask=accumulate.teacher: ask(
+                part.features, part.lengths, part.cut_ids, outputs
+            )
+        results.append(gradient(accumulate, pieces))
+        ids = [name for given in asked for name in given]
+        times = (1 if pieces == 1 else 2) * (2 if asked_for_all else 1)  # in pieces, the frames are counted before
+        assert sorted(ids) == sorted("abcde" * times)
+    torch.testing.assert_close(results[0], results[1])
+
+
 def with_little_memory(accumulate: Accumulator, most: int) -> list[int]:
     """Let the encoder fail on more than `most` frames, padding counted; returns the sizes that it was asked for."""
     asked: list[int] = []
@@ -124,7 +145,8 @@ def test_without_leave_to_split_it_is_one_line() -> None:
     with_little_memory(accumulate, 100)
     with pytest.raises(
         UserError,
-        match=r"out of memory on a batch of 5 cuts and 4.0 s .*set data.max_duration=2, or train.split_on_oom=true",
+        match=r"out of memory on a batch of 5 cuts and 4.0 s .*set data.max_duration=2, "
+        "train.accumulate=2, or, in one process, train.split_on_oom=true",
     ):
         accumulate(batch(), WEIGHTS)
     alone = accumulator("per_label", "all", "self")

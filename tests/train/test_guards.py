@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,14 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lhotse import CutSet, NumpyFilesWriter
 from lhotse.cut import Cut
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from tiny import tiny_model
 
-from ctcsd.config import TrainConfig
+from ctcsd.config import TrainConfig, method_config
 from ctcsd.data.batches import Batch
 from ctcsd.errors import UserError
 from ctcsd.train.bad_steps import IN_A_ROW, clip, not_finite, skip_where
 from ctcsd.train.divergence import PATIENCE, RECENT, Divergence, LossBound
+from ctcsd.train.fit import build, fit
 from ctcsd.train.guards import StepGuard
 from ctcsd.train.later import Later
 from ctcsd.train.memory import advice, out_of_memory
@@ -268,7 +272,8 @@ def test_processes_share_one_list_of_what_is_unreadable(tmp_path: Path) -> None:
     empty = Batch(torch.zeros(0, 8, 80), torch.zeros(0), None, None, [], [])
 
     def start() -> Unreadable:
-        return Unreadable(tmp_path / "unreadable.tsv", {"train": 100, "dev": 10}, 0.05)
+        remedies = {"train": "run stage 1 again", "dev": "run stage 0 again"}
+        return Unreadable(tmp_path / "unreadable.tsv", {"train": 100, "dev": 10}, 0.05, remedies)
 
     def lacking(*ids: str) -> Batch:
         return empty._replace(unreadable=[(cut_id, "no\nfile") for cut_id in ids])
@@ -288,6 +293,38 @@ def test_processes_share_one_list_of_what_is_unreadable(tmp_path: Path) -> None:
         other.note("train", lacking("f"))
     listed = (tmp_path / "unreadable.tsv").read_text().splitlines()
     assert sorted(listed[:5]) == [f"train\t{cut_id}\tno file" for cut_id in "abcde"], "each once"
+
+
+class Vanish(Callback):
+    """A file goes as the second epoch begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            self.path.unlink()
+
+
+@pytest.mark.parametrize("cuts", [2, 30])
+def test_features_that_vanish_while_it_trains(small_corpus: Path, tmp_path: Path, cuts: int) -> None:
+    stored = tmp_path / "some.lca"
+
+    def change(number: int, cut: Cut) -> Cut:
+        if number < cuts:
+            shutil.copy(cut.features.storage_path, stored)
+            cut.features.storage_path = str(stored)
+        return cut
+
+    data = changed_corpus(small_corpus, tmp_path / "data", change)
+    overrides = [*TINY, "train.epochs=2", "train.preflight=false"]
+    module, corpus = build(method_config("skd", overrides=overrides), data, data / "lang_char")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="run stage 1 again$") if cuts > 2 else nullcontext():
+        fit(module, corpus, tmp_path / "run", [Vanish(stored)])
+    rows = [line.split("\t") for line in (tmp_path / "run" / "unreadable.tsv").read_text().splitlines()]
+    assert all(row[0] == "train" and str(stored) in row[2] for row in rows)
+    assert len({row[1] for row in rows}) == len(rows) and (len(rows) == 2 if cuts == 2 else len(rows) > 3)
 
 
 def test_features_that_vanish_are_survived_up_to_a_share(small_corpus: Path, tmp_path: Path) -> None:

@@ -174,6 +174,16 @@ def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path) -> Non
     assert_the_same(run, alone)
 
 
+def test_an_encoder_that_is_frozen_at_first(corpus: Path, tmp_path: Path) -> None:
+    """Behind pre-flight, in which all of it had a gradient."""
+    short = ["model.freeze_steps=0.3", "train.epochs=1", "train.average=1"]
+    process = start(corpus, tmp_path / "two", *short, "train.devices=2")
+    alone = ctcsd(*arguments(corpus, tmp_path / "one", *short))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == alone.returncode == 0, err
+    assert_the_same(tmp_path / "two", tmp_path / "one")
+
+
 def test_a_lost_process_ends_the_training_and_one_alone_goes_on(corpus: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(corpus, run, "train.devices=2", "train.accumulate=2", "train.save_minutes=0.0001")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from backbones import write_backbone
 from console import ctcsd
 from lhotse import CutSet
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
-from ctcsd.config import Config, FeaturesConfig
+from ctcsd.config import Config, FeaturesConfig, method_config
 from ctcsd.data.batches import CtcDataset
 from ctcsd.data.features import compute_features
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.train.checkpoint import load_model
+from ctcsd.train.fit import build, fit
 
 WAVE = ["features.type=wave", "model.layers=3", "student_layers=2", "data.max_duration=12", "decode.methods=[greedy]"]
 SHORT = ["train.epochs=1", "train.precision=32", "model.freeze_steps=0.5"]
@@ -92,6 +96,61 @@ def test_self_distillation_of_a_pretrained_encoder(corpus: Path, teacher: Path, 
     assert done.returncode == 0 and times
     for cut_id, _, start, duration, *_ in times:
         assert float(start) + float(duration) <= cuts[cut_id].duration
+
+
+@pytest.mark.parametrize("kind", ["hubert", "hubert-large"])
+def test_a_pretrained_encoder_trains_in_training_mode(corpus: Path, tmp_path: Path, kind: str) -> None:
+    """With its dropout, and checkpointed layers that go forward twice; evaluation has neither."""
+    assert ctcsd("features", "--data", corpus, *WAVE).returncode == 0
+    source = write_backbone(tmp_path / "tiny", kind)
+    own = [f"model.backbone={source}", "model.gradient_checkpointing=true", "train.preflight=false"]
+    cfg = method_config("ctc_teacher", overrides=[*WAVE, *SHORT, *own, "model.freeze_steps=0"])
+    module, data = build(cfg, corpus, corpus / "lang_char")
+    layer = module.model.backbone.encoder.layers[0]
+    modes = []
+    layer.attention.register_forward_hook(lambda block, *_: modes.append(block.training))
+    seen = set()
+    layer.dropout.register_forward_hook(lambda block, given, out: seen.add((block.training, out.equal(given[0]))))
+    (tmp_path / "run").mkdir()
+    fit(module, data, tmp_path / "run")
+    steps = module.total_steps
+    assert modes[: 2 * steps] == [True] * 2 * steps, "forward, and again in the backward pass"
+    assert modes[2 * steps :] and not any(modes[2 * steps :]), "of dev"
+    assert seen == {(True, False), (False, True)}
+    assert not any(part.training for part in load_model(tmp_path / "run")[0].modules())
+
+
+class Vanish(Callback):
+    """Files go as the second epoch begins."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for path in self.paths if trainer.current_epoch == 1 else ():
+            path.unlink()
+
+
+@pytest.mark.parametrize("gone", [1, 4])
+def test_audio_that_vanishes_while_it_trains(corpus: Path, tmp_path: Path, backbone: str, gone: int) -> None:
+    """It is audio of train alone: dev reads the original."""
+    data = Path(shutil.copytree(corpus, tmp_path / "data", ignore=shutil.ignore_patterns("wave", ".*")))
+    manifest, audio = data / "manifests" / "cuts_train.jsonl.gz", []
+    cuts = list(CutSet.from_file(manifest))
+    for cut in cuts:
+        source = cut.recording.sources[0]
+        audio.append(Path(shutil.copy(source.source, tmp_path / f"{cut.id}.flac")))
+        source.source = str(audio[-1])
+    CutSet.from_cuts(cuts).to_file(manifest)
+    assert ctcsd("features", "--data", data, *WAVE).returncode == 0
+    own = [f"model.backbone={backbone}", "train.preflight=false", "data.max_bad=0.2", "train.epochs=2"]
+    module, batches = build(method_config("ctc", overrides=[*WAVE, *SHORT, *own]), data, data / "lang_char")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="run stage 0 again$") if gone > 1 else nullcontext():
+        fit(module, batches, tmp_path / "run", [Vanish(audio[:gone])])
+    rows = [line.split("\t") for line in (tmp_path / "run" / "unreadable.tsv").read_text().splitlines()]
+    assert rows and all(row[0] == "train" and "audio of cut" in row[2] for row in rows)
+    assert {row[1] for row in rows} <= {cut.id for cut in cuts[:gone]}
 
 
 def test_a_teacher_of_raw_audio_for_a_student_of_log_mel(corpus: Path, teacher: Path, tmp_path: Path) -> None:
