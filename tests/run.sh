@@ -7,7 +7,7 @@ usage() {
 usage: tests/run.sh [--fast] [--no-k2] [pytest arguments ...]
   1  tools/setup.sh --dev
   2  tools/lint.sh
-  3  pytest tests --ignore=tests/k2           with the training interpreter (.venv), a process per core
+  3  pytest tests --ignore=tests/k2           with the training interpreter (.venv), a process per core, at most 8
   4  pytest tests/portable tests/k2           with the interpreter that has k2
   --fast    leave out the tests marked slow
   --no-k2   leave out part 4 and the tests marked k2 (without it a missing k2 is a failure)

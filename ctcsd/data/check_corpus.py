@@ -25,7 +25,7 @@ from ctcsd.data.checks import (
 from ctcsd.data.splits import SPLITS
 from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
-from ctcsd.text.files import json_object, lines_of
+from ctcsd.text.files import is_number, json_object, lines_of
 from ctcsd.text.normalize import alphabet_of, normalize
 
 # The other reasons are warnings: a run goes through, if not well.
@@ -43,6 +43,7 @@ STOPS = frozenset(
         "unreadable audio",
         "wrong duration in the manifest",
         "wrong sampling rate",
+        "wrong sampling rate in the manifest",
     }
 )
 TOLERANCE = 0.025  # seconds that a manifest may be wrong by: lhotse's own
@@ -67,6 +68,8 @@ class Sound:
     id: str
     source: Path | None
     samples: int
+    rate: float
+    seconds: float
     segments: list[Segment] = field(default_factory=list)
 
 
@@ -181,17 +184,21 @@ def _items(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
 def _sound(recording: dict) -> Sound:
     sources = recording["sources"]
     plain = len(sources) == 1 and sources[0]["type"] == "file" and not recording.get("transforms")
-    return Sound(str(recording["id"]), Path(sources[0]["source"]) if plain else None, int(recording["num_samples"]))
+    source = Path(sources[0]["source"]) if plain else None
+    numbers = [recording[key] for key in ("num_samples", "sampling_rate", "duration")]
+    if not all(map(is_number, numbers)) or "\0" in str(source):
+        raise ValueError("a length, rate or path that is none")
+    return Sound(str(recording["id"]), source, *numbers)
 
 
 def _add_cut(cut: dict, file: Path, sounds: dict[str, Sound], ids: set[str], findings: Findings) -> None:
-    sound = _sound(cut["recording"])
+    sound, name = _sound(cut["recording"]), str(cut["id"])
     sound = sounds.setdefault(sound.id, sound)
-    if cut["id"] in ids:
-        findings.add(cut["id"], "duplicate id", f"again in {file}")
-    ids.add(cut["id"])
+    if name in ids:
+        findings.add(name, "duplicate id", f"again in {file}")
+    ids.add(name)
     for one in cut.get("supervisions") or [{"text": None, "start": 0.0, "duration": cut["duration"]}]:
-        sound.segments.append(_segment(one, str(cut["id"]), float(cut["start"])))
+        sound.segments.append(_segment(one, name, cut["start"]))
 
 
 def _add_supervision(item: dict, sounds: dict[str, Sound], ids: set[str], findings: Findings) -> None:
@@ -199,7 +206,7 @@ def _add_supervision(item: dict, sounds: dict[str, Sound], ids: set[str], findin
     if name in ids:
         findings.add(name, "duplicate id", "a supervision")
     ids.add(name)
-    sound = sounds.get(item["recording_id"])
+    sound = sounds.get(str(item["recording_id"]))
     if sound is None:
         findings.add(name, "missing audio", f"no recording {item['recording_id']} for: {item.get('text')}")
         return
@@ -210,13 +217,14 @@ def _add_supervision(item: dict, sounds: dict[str, Sound], ids: set[str], findin
 
 
 def _segment(supervision: dict, name: str, offset: float) -> Segment:
-    return Segment(
-        name,
-        supervision.get("text") or "",
-        supervision.get("language") or "",
-        offset + float(supervision["start"]),
-        float(supervision["duration"]),
-    )
+    """Raises ValueError where a field is of another type than a manifest's."""
+    text, language = supervision.get("text") or "", supervision.get("language") or ""
+    start, seconds = supervision["start"], supervision["duration"]
+    if not isinstance(text, str) or not isinstance(language, str):
+        raise ValueError("a text or language that is no text")
+    if not all(map(is_number, (offset, start, seconds))):
+        raise ValueError("a start or duration that is no number")
+    return Segment(name, text, language, offset + start, seconds)
 
 
 def _check_texts(sounds: dict[str, Sound], findings: Findings) -> None:
@@ -246,6 +254,12 @@ def _check_sound(sound: Sound, limits: Limits) -> tuple[list[tuple[str, Drop]], 
     if len(samples) and abs(len(samples) - sound.samples) > TOLERANCE * rate:
         detail = f"{sound.samples} samples by the manifest, {len(samples)} in {sound.source}"
         drops.append((sound.id, Drop("wrong duration in the manifest", detail)))
+    elif sound.rate != rate:
+        detail = f"{sound.rate:g} Hz by the manifest, {rate} Hz in {sound.source}"
+        drops.append((sound.id, Drop("wrong sampling rate in the manifest", detail)))
+    elif abs(sound.seconds - sound.samples / rate) > TOLERANCE:
+        detail = f"{sound.seconds:.3f} s, but {sound.samples} samples at {rate} Hz"
+        drops.append((sound.id, Drop("wrong duration in the manifest", detail)))
     if drop := check_shape(samples, rate, SAMPLING_RATE):
         drops.append((sound.id, drop))
         if drop.reason != "wrong sampling rate":
@@ -256,8 +270,8 @@ def _check_sound(sound: Sound, limits: Limits) -> tuple[list[tuple[str, Drop]], 
         drops.append((sound.id, Drop("more than one channel", f"{samples.shape[1]} in {sound.source}")))
     mono = samples.mean(axis=1)
     for one in sound.segments:
-        if one.start + one.duration > len(mono) / rate + TOLERANCE:
-            detail = f"to {one.start + one.duration:.2f} s of {len(mono) / rate:.2f} s"
+        if one.start < 0 or one.start + one.duration > len(mono) / rate + TOLERANCE:
+            detail = f"from {one.start:.2f} s to {one.start + one.duration:.2f} s of {len(mono) / rate:.2f} s"
             drops.append((one.id, Drop("segment outside the audio", detail)))
             continue
         part = mono[round(one.start * rate) : round((one.start + one.duration) * rate)]

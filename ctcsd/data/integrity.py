@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ctcsd.data.checks import SAMPLING_RATE
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 
 CHECKSUM = "features_crc32"  # a custom field of cuts; those that other tools made have none
 STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files")
@@ -91,8 +91,7 @@ def read_wave(cuts: CutSet) -> tuple[Tensor, Tensor]:
         try:
             audio = torch.from_numpy(cut.load_audio())
         except Exception as error:  # soundfile, lhotse and the system raise many things
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"the audio of cut {cut.id} cannot be read ({reason})") from None
+            raise UserError(f"the audio of cut {cut.id} cannot be read ({first_line(error)})") from None
         if cut.sampling_rate != SAMPLING_RATE:
             raise UserError(f"cut {cut.id} is at {cut.sampling_rate} Hz, not {SAMPLING_RATE}: run stage 0 again")
         if len(audio) != 1:

@@ -19,7 +19,7 @@ from ctcsd.data.checks import SAMPLING_RATE, sound_digest
 from ctcsd.data.features import load_cuts
 from ctcsd.data.integrity import check_cuts, read_wave
 from ctcsd.data.manifests import write_jsonl
-from ctcsd.errors import UserError
+from ctcsd.errors import UserError, first_line
 from ctcsd.text.files import replacing
 
 SECONDS = 300  # of noise that is made
@@ -87,7 +87,7 @@ def _cuts_of(path: Path) -> CutSet:
         files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in FORMATS]
         return CutSet.from_cuts(Recording.from_file(file, str(file.relative_to(path))).to_cut() for file in files)
     except Exception as error:  # whatever lhotse and libsndfile raise
-        raise UserError(f"no noise at {path} ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+        raise UserError(f"no noise at {path} ({first_line(error)})") from None
 
 
 def _piece(bed: Sequence[Cut], cut: Cut, rng: random.Random) -> Cut:

@@ -36,10 +36,13 @@ def oracle_figures(path: Path, utterances: Sequence[Utterance], normalize: Calla
 
 
 def _read(path: Path) -> Mapping[str, list[str]]:
-    lists = {}
+    lists: dict[str, list[str]] = {}
     for number, row in enumerate(read_json_lines(path), start=1):
         try:
-            lists[str(row["id"])] = [str(candidate["text"]) for candidate in row["nbest"]]
+            texts = [candidate["text"] for candidate in row["nbest"]]
+            if row["id"] in lists or not all(isinstance(text, str) for text in (row["id"], *texts)):
+                raise TypeError
         except (KeyError, TypeError):
-            raise UserError(f"{path}: line {number} is no n-best list") from None
+            raise UserError(f"{path}: line {number} is no n-best list, or of a cut that has one") from None
+        lists[row["id"]] = texts
     return lists

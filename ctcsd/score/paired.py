@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from ctcsd.run_dir import RunDir
 from ctcsd.score.files import read_jsonl
 from ctcsd.score.significance import PairedDifference, paired_bootstrap
 from ctcsd.score.tables import WARM, Row, label, markdown, student_rows, with_seeds
+from ctcsd.text.files import is_number
 
 HEADER = ("method", "exit", "unit", "difference", "95 % interval", "probability of improvement")
+COUNTS = ("word_errors", "words", "char_errors", "chars")
 UNITS = {"WER": ("word_errors", "words"), "CER": ("char_errors", "chars")}
 
 
@@ -48,7 +51,7 @@ def compare(system: Sequence[Path], baseline: Sequence[Path]) -> dict[str, Paire
     Raises:
         UserError: a file is missing or damaged, or is about other utterances than the first.
     """
-    files = {path: read_jsonl(path) for path in [*system, *baseline]}
+    files = {path: _read(path) for path in [*system, *baseline]}
     references = {path: [(row["cut_id"], row["words"], row["chars"]) for row in rows] for path, rows in files.items()}
     for path in references:
         if references[path] != references[system[0]]:
@@ -93,6 +96,16 @@ def _lines(name: str, runs: dict[int, Row], base: dict[int, Row]) -> list[tuple[
         )
         for unit, d in found.items()
     ]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("cut_id"), str) or not all(is_number(row.get(key)) for key in COUNTS):
+            raise UserError(f"{path}: line {number} has not the errors of an utterance: run stage 5 again")
+    if not rows:
+        raise UserError(f"{path} is empty: run stage 5 again")
+    return rows
 
 
 def _utterances(row: Row) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ctcsd.decode.cost import read_cost
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.decode.search import search_name
 from ctcsd.errors import UserError
@@ -21,10 +22,19 @@ from ctcsd.score.units import WORDS, Units, units_of
 from ctcsd.score.utterances import score_utterances
 from ctcsd.score.wer import sentence_error_rate, wer
 from ctcsd.stamp import FILE
-from ctcsd.text.files import read_json
+from ctcsd.text.files import is_number, read_json
 from ctcsd.text.normalize import scoring_rule
 from ctcsd.text.reference import Reference
 from ctcsd.text.tokenizer import TokenTable
+
+# Fields of a result row that tables read: text; numbers; and what may be missing.
+TEXTS = ("method", "exit", "decoder", "split", "trained_at")
+NUMBERS = ("parameters", "utterances", "words", "wer", "cer", "train_seconds", "peak_memory_mib")
+OPTIONAL_TEXTS = ("init_from", "normalize", "unit")
+OPTIONAL_NUMBERS = (
+    *("wer_low", "wer_high", "cer_low", "cer_high", "ser", "oracle_wer", "rtf", "search_peak_mib", "spike_offset_ms"),
+    *("agreement", "agreement_nonblank", "ref_agreement", "ref_agreement_nonblank"),
+)
 
 
 def score_run(
@@ -71,7 +81,7 @@ def score_run(
                         "split": split,
                         **row,
                         **agreement[exit],
-                        **_cost(run, method, split, exit),
+                        **read_cost(run.search_cost(method, split, exit)),
                         "train_seconds": record["seconds"],
                         "peak_memory_mib": record["peak_memory_mib"],
                         "trained_at": record["revision"],
@@ -138,12 +148,6 @@ def _units(run: RunDir, method: str, options: dict[str, Any], lang_dir: Path | N
     return WORDS
 
 
-def _cost(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
-    """What the search cost, where that was noted."""
-    path = run.search_cost(method, split, exit)
-    return read_json(path) if path.is_file() else {}
-
-
 def _options(run: RunDir, method: str, split: str, exit: str) -> dict[str, Any]:
     """The options that a search was made with, from its marker."""
     marker = run.hypotheses_marker(method, split, exit)
@@ -171,7 +175,27 @@ def read_rows(exp_dir: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is none, or a file is damaged.
     """
-    rows = [{**row, "folder": str(path.parent)} for path in result_files(exp_dir) for row in read_jsonl(path)]
+    rows = []
+    for path in result_files(exp_dir):
+        seen: set[tuple[Any, ...]] = set()
+        for number, row in enumerate(read_jsonl(path), start=1):
+            where = f"{path}: line {number}"
+            if wrong := _wrong_fields(row):
+                raise UserError(f"{where}: '{wrong[0]}' is missing or of another kind: damaged, run stage 5 again")
+            key = tuple(row[name] for name in ("method", "seed", "exit", "decoder", "split"))
+            if key in seen:
+                raise UserError(f"{where} stands twice: damaged, run stage 5 again")
+            seen.add(key)
+            rows.append({**row, "folder": str(path.parent)})
     if not rows:
         raise UserError(f"no results below {exp_dir}: run stage 5")
     return rows
+
+
+def _wrong_fields(row: dict[str, Any]) -> list[str]:
+    """The fields of a result row that a table could not read."""
+    wrong = [key for key in TEXTS if not isinstance(row.get(key), str)]
+    wrong += [key for key in OPTIONAL_TEXTS if not isinstance(row.get(key), (str, type(None)))]
+    wrong += [key for key in NUMBERS if not is_number(row.get(key))]
+    wrong += [key for key in OPTIONAL_NUMBERS if row.get(key) is not None and not is_number(row[key])]
+    return wrong + [key for key in ("seed",) if type(row.get(key)) is not int]

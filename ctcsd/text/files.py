@@ -60,6 +60,11 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     return found
 
 
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that one can reckon with: not NaN, infinity, or an integer without bounds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """The name of a hidden file to write; it becomes `path` when the block ends, and is removed where that fails.

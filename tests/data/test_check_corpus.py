@@ -102,6 +102,10 @@ BAD_AUDIO = {  # reason -> how the file `bad.wav` or its description is made fro
     ),
     "wrong extension": lambda p, x: recording(p, x, format="FLAC"),
     "wrong duration in the manifest": lambda p, x: recording(p, x) | {"num_samples": len(x) + RATE // 2},
+    "wrong duration in the manifest ": lambda p, x: recording(p, x) | {"duration": len(x) / RATE - 0.1},
+    "wrong sampling rate in the manifest": lambda p, x: (
+        recording(p, x) | {"sampling_rate": 2 * RATE, "duration": len(x) / RATE / 2}
+    ),
     "clipped audio": lambda p, x: recording(p, np.clip(x.astype(np.int32) * 1000, -32768, 32767).astype(np.int16)),
     "too slow for its text": lambda p, x: recording(p, seconds(x, 25)),
 }
@@ -113,7 +117,7 @@ def test_bad_audio_is_named(sound, speech, tmp_path, reason):
     bad = BAD_AUDIO[reason](tmp_path / "bad.wav", speech[6][1])
     text = "seven words " * 40 if reason == "too long" else "a short text"
     reasons = found([*recordings, bad], [*supervisions, supervision(bad, text)], tmp_path)
-    assert set().union(*reasons.values()) == {reason} and all(name.startswith("bad") for name in reasons)
+    assert set().union(*reasons.values()) == {reason.strip()} and all(name.startswith("bad") for name in reasons)
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav", "mp3"])
@@ -186,6 +190,16 @@ def test_damaged_lines_do_not_stop_the_rest(sound, tmp_path):
         ("r.jsonl", "damaged manifest"),
         ("s.jsonl.gz", "damaged manifest"),
     ]
+    changes = [{"text": text} for text in (123, ["a"], {"a": 1}, True)]
+    changes += [{"start": float("nan")}, {"duration": "1"}, {"language": 3}, {"recording_id": ["a"]}, {"id": [1]}]
+    odd = [one | {"id": f"odd{n}"} | change for n, (one, change) in enumerate(zip(supervisions * 2, changes))]
+    reasons = found(recordings, odd, tmp_path)
+    assert all(reasons[f"odd{n}"] == {"damaged manifest"} for n in range(7)) and reasons["odd7"] == {"missing audio"}
+    cut = {"id": "c", "start": 0.0, "duration": 1.0, "recording": recordings[0]}
+    of_sound = [{"num_samples": float("inf")}, {"sampling_rate": None}, {"duration": "x"}, {"id": [1]}]
+    cuts = [cut | {"id": 7, "start": None}, *(cut | {"recording": recordings[0] | change} for change in of_sound)]
+    findings = check_corpus([write(tmp_path / "c.jsonl.gz", cuts)]).found
+    assert [name for name, drop in findings if drop.reason == "damaged manifest"] == ["7", "c", "c", "c"]
     with pytest.raises(UserError, match="no recordings"):
         check_corpus([write(tmp_path / "empty.jsonl.gz", [])])
 

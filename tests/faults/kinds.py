@@ -18,19 +18,28 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from ctcsd.config import METHODS_DIR, Config, load_config, method_config, save_config
 from ctcsd.data.batches import CtcDataset, references
+from ctcsd.data.check_corpus import check_corpus
 from ctcsd.data.features import compute_features, load_cuts
 from ctcsd.data.prepare import load_file
 from ctcsd.data.shar import open_shards, write_shar
-from ctcsd.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
+from ctcsd.decode import search
+from ctcsd.decode.cost import Cost, read_cost
+from ctcsd.decode.hypothesis import Candidate, Hypothesis, read_hypotheses, write_hypotheses, write_nbest
 from ctcsd.decode.posterior_input import scaled_log_prior
 from ctcsd.errors import UserError
 from ctcsd.model import SharedEncoderCtc
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
+from ctcsd.score.oracle import oracle_figures
+from ctcsd.score.paired import compare
+from ctcsd.score.report import results_report
+from ctcsd.score.run import score_run
+from ctcsd.score.utterances import score_utterances
 from ctcsd.stamp import changed, mark
 from ctcsd.text.arpa import read_arpa
 from ctcsd.text.lang import make_lang
 from ctcsd.text.lexicon import read_lexicon, read_pronunciations, read_words
+from ctcsd.text.reference import Reference
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import average_checkpoints, load_model, save_model
 from ctcsd.train.infer import write_posteriors
@@ -48,12 +57,14 @@ class Kind:
     read: the content, as a value that can be compared; raises UserError (or one of `refusals`) where it refuses.
     sound: None: the format carries checksums, so that nothing but the original's value may come out.
     packed: the damage is done to the text inside a .gz.
+    mended: what is damaged is made again, and nothing is refused.
     """
 
     path: Path
     read: Callable[[], Any]
     sound: Callable[[Any], bool] | None = None
     packed: bool = False
+    mended: bool = False
     refusals: tuple[type[Exception], ...] = (UserError,)
 
     @property
@@ -109,9 +120,19 @@ def make_world(root: Path) -> Path:
         hypotheses = [Hypothesis(f"u{i}", text, -1.5 * i, [3, 4], [0, i]) for i, text in enumerate(TEXTS)]
         write_hypotheses(run.hypotheses("greedy", split, "student"), hypotheses)
         mark(run.hypotheses_marker("greedy", split, "student"), {"prior_scale": 0.0, "file x": "missing"})
+        lists = [dataclasses.replace(h, nbest=[Candidate(h.text, -1.0, -2.0, -2.0)] * 2) for h in hypotheses]
+        list(write_nbest(run.nbest("greedy", split, "student"), lists))
+        run.search_cost("greedy", split, "student").write_text(json.dumps(Cost().figures(10.0)) + "\n")
+    score_run(run, {split: spoken(root, split) for split in ("dev", "test")}, ["greedy"], ["student"])
+    list(search(PosteriorReader(run.archive("test", "student")), lang, "wfst", graph="HL"))
     np.save(root / "prior.npy", np.full(len(table), 1 / len(table), dtype=np.float32))
     (root / "method.yaml").write_bytes((METHODS_DIR / "kd_symmetric.yaml").read_bytes())
     return root
+
+
+def spoken(root: Path, split: str) -> dict[str, Reference]:
+    """cut id -> reference of a split of the world."""
+    return references(root / "data" / "fbank80" / f"cuts_{split}.jsonl.gz")
 
 
 def kinds(root: Path) -> dict[str, Kind]:
@@ -121,9 +142,16 @@ def kinds(root: Path) -> dict[str, Kind]:
     hypotheses = run.hypotheses("greedy", "test", "student")
     marker = run.hypotheses_marker("greedy", "test", "student")
     array = sorted(archive.glob("arrays/*/*.npy"))[0]
+    (graph,) = (lang / "graphs").glob("HL-*.fst")
 
     def cut_set() -> Any:
         return [cut.to_dict() for cut in load_cuts(cuts, 1)], references(cuts)
+
+    def checked() -> Any:
+        findings = check_corpus([cuts])
+        if findings.stops:
+            raise UserError(f"{cuts}: {findings.found[0]}".replace("\n", " "))
+        return findings.found
 
     def batch(read: Callable[[], CutSet] = lambda: load_cuts(cuts, 1)) -> Any:
         found = CtcDataset(lambda text: [1, 2])[read()]
@@ -135,6 +163,9 @@ def kinds(root: Path) -> dict[str, Kind]:
 
     def posteriors() -> Any:
         return dict(PosteriorReader(archive, lang))
+
+    def found_on_graph() -> Any:
+        return [dataclasses.asdict(h) for h in search(PosteriorReader(archive, lang), lang, "wfst", graph="HL")]
 
     def checkpoint() -> Any:
         found = newest_whole(run.path / "checkpoints")
@@ -156,6 +187,10 @@ def kinds(root: Path) -> dict[str, Kind]:
         cfg = method_config(str(root / "method.yaml"))
         check(cfg)
         return dataclasses.asdict(cfg)
+
+    scored = score_utterances(hypotheses, spoken(root, "test"), str)
+    nbest, errors = run.nbest("greedy", "test", "student"), run.utterances("greedy", "test", "student")
+    cost = run.search_cost("greedy", "test", "student")
 
     needs = json.loads(marker.read_text())
 
@@ -220,6 +255,8 @@ def kinds(root: Path) -> dict[str, Kind]:
             lambda: scaled_log_prior(root / "prior.npy", 1.0, len(TokenTable.load(lang))),
             lambda found: abs(float(np.exp(found).sum()) - 1) < 2e-3,
         ),
+        "graph": Kind(graph, found_on_graph, mended=True),
+        "checksum of a graph": Kind(graph.with_name(f"{graph.name}.sha256"), found_on_graph, mended=True),
         "checkpoint": Kind(run.path / "checkpoints" / "last.ckpt", checkpoint),
         "model": Kind(run.path / "model.safetensors", model),
         "config.yaml": Kind(run.path / "config.yaml", config, lambda found: same(found[0], original)),
@@ -227,6 +264,11 @@ def kinds(root: Path) -> dict[str, Kind]:
         "marker": Kind(marker, stamp),
         "train.json": Kind(run.path / "train.json", lambda: run.train_record(["student"]), _sound_record),
         "hypotheses": Kind(hypotheses, lambda: list(read_hypotheses(hypotheses)), sound_hypotheses),
+        "n-best lists": Kind(nbest, lambda: oracle_figures(nbest, scored, str), lambda found: found["oracle_wer"] >= 0),
+        "cost": Kind(cost, lambda: read_cost(cost), _finite),
+        "results": Kind(run.results, lambda: results_report(root / "exp"), lambda found: "| method" in found[0]),
+        "utterances": Kind(errors, lambda: _paired(errors), lambda found: all(math.isfinite(x) for x in found)),
+        "checked manifest": Kind(cuts, checked, lambda found: True, packed=True),
     }
 
 
@@ -247,6 +289,14 @@ def _sound_audio(found: tuple[np.ndarray, int]) -> bool:
 
 def _sound_record(found: dict[str, Any]) -> bool:
     return isinstance(found["seconds"] + found["seed"] + found["parameters"]["student"], (int, float))
+
+
+def _finite(found: dict[str, Any]) -> bool:
+    return all(math.isfinite(value) for value in found.values())
+
+
+def _paired(path: Path) -> list[float]:
+    return [value.difference for value in compare([path], [path]).values()]
 
 
 def _unique_words(symbols: Iterable[str]) -> bool:

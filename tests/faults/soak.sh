@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Hours of faults: damaged files of every kind, then whole runs on disks that fill up or refuse, and killed ones.
+# Hours of faults: damaged files of every kind, then whole runs that are killed or stalled, or whose disks fill up or refuse.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: tests/faults/soak.sh [--mutations N] [--runs N] [--seed N] [--threads N]
+usage: tests/faults/soak.sh [--mutations N] [--runs N] [--kills N] [--seed N] [--threads N]
   --mutations N  damages of each kind of file that we read   (default: 500; 0: none)
   --runs N       runs of ./run.sh --quick, each with a fault (default: 8; 0: none)
+  --kills N      of one training (tests/train/test_resume.py) (default: 0: none)
   --seed N       of all the faults                           (default: a random one, which is printed)
   --threads N    of a training; its last bits depend on them (default: 1)
 The faults take turns: SIGKILL at a random moment; a limit on the size of files; and, for root, a disk of a random size
-and one that cannot be written (others: a folder without permission). After each the run is started again without a
+and one that cannot be written (others: a folder without permission); then a run that stalls: all its processes stand
+still for seconds, at random moments, as behind a slow disk. After each the run is started again without a
 fault: it must end with the same model and the same hypotheses as a run that met none.
 END
 }
 fail() { echo "soak: $1" >&2; exit "${2:-1}"; }
 
-mutations=500 runs=8 seed=$RANDOM threads=1
+mutations=500 runs=8 kills=0 seed=$RANDOM threads=1
 while (($#)); do
   case $1 in
     --help | -h) usage && exit 0 ;;
-    --mutations | --runs | --seed | --threads)
+    --mutations | --runs | --kills | --seed | --threads)
       [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 takes a whole number (see --help)" 2
       declare "${1#--}=$2"
       shift
@@ -39,6 +41,10 @@ troubles=0
 if ((mutations)); then
   "$python" -m pytest -q -s -W ignore tests/faults/test_corrupt.py --mutations "$mutations" --fault-seed "$seed" |
     grep -E '^faults:|^E  |passed|failed' || troubles=1
+fi
+if ((kills)); then
+  "$python" -m pytest -q -s -W ignore tests/train/test_resume.py -k loop_of_kills --kills "$kills" |
+    grep -E '^seed of the kills|^E  |passed|failed' || troubles=1
 fi
 ((runs)) || exit "$troubles"
 
@@ -87,7 +93,7 @@ echo "soak: a run without a fault takes $usual s"
 
 RANDOM=$seed
 for ((i = 1; i <= runs; i++)); do
-  fault=$(((i - 1) % 4)) draw=$((RANDOM * 32768 + RANDOM)) code=0
+  fault=$(((i - 1) % 5)) draw=$((RANDOM * 32768 + RANDOM)) code=0
   case $fault in
     0)
       name="killed after $((draw % usual + 1)) s"
@@ -118,6 +124,16 @@ for ((i = 1; i <= runs; i++)); do
         chmod a-w "$disk"
       fi
       whole_run "$disk" >"$work/log" 2>&1 || code=$?
+      ;;
+    4)
+      name="stalled"
+      setsid bash -c "$(declare -f whole_run); whole_run \"\$1\"" soak "$disk" >"$work/log" 2>&1 &
+      while sleep $((RANDOM % 5 + 1)) && kill -STOP -- "-$!" 2>/dev/null; do
+        sleep $((RANDOM % 4 + 1))
+        kill -CONT -- "-$!"
+      done
+      wait $! || code=$?
+      ((code == 0)) || note "run $i ($name): ended with $code"
       ;;
   esac
   check_log "run $i ($name)"

@@ -247,3 +247,29 @@ def test_optional_columns() -> None:
     lines = cells(results_table([row, full, other], "dev", "test"))
     assert lines[0]["agreement"] == "90.0 (80.0)" and lines[0]["spike offset"] == "12 ms"
     assert lines[1]["agreement"] == "-"
+
+
+@pytest.mark.parametrize(
+    "change", [{"decoder": None}, {"wer": "x"}, {"rtf": "x"}, {"seed": "1"}, {"cer": float("nan")}, {"unit": [3]}]
+)
+def test_a_damaged_row_is_named(score, tmp_path: Path, change: dict[str, object]) -> None:
+    run = score("ctc")
+    rows = read_jsonl(run.results)
+    write_jsonl(run.results, [rows[0], {**rows[1], **change}])
+    with pytest.raises(UserError, match=f"results.jsonl: line 2: '{next(iter(change))}' is missing or of another kind"):
+        results_report(tmp_path / "exp")
+    write_jsonl(run.results, [*rows, rows[0]])
+    with pytest.raises(UserError, match="results.jsonl: line 3 stands twice: damaged, run stage 5 again"):
+        results_report(tmp_path / "exp")
+
+
+def test_the_cost_of_a_search_changes_no_error_rate(score, tmp_path: Path) -> None:
+    run = score("ctc", {"t1": "a b x d"})
+    for found, rtf in (({"wer": 3, "rtf": 0.5, "search_peak_mib": "x"}, "0.5"), ({"rtf": float("nan")}, None)):
+        for split in TEXTS:
+            run.search_cost("greedy", split, "student").write_text(json.dumps(found))
+        spoken = {split: {key: Reference(text) for key, text in texts.items()} for split, texts in TEXTS.items()}
+        rows = score_run(run, spoken, ["greedy"], ["student"])
+        assert rows[1]["wer"] == 10.0 and "search_peak_mib" not in rows[1]
+        [[line], *_] = tables(results_report(tmp_path / "exp")[0])
+        assert line.get("RTF") == rtf and line["test WER"].startswith("10.0 ")

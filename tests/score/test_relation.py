@@ -20,7 +20,8 @@ from ctcsd.score.relation import Relation, places_of, relation
 
 def row(method: str, seed: int, exit: str = "student", split: str = "dev", **figures: float) -> dict[str, object]:
     run = {"method": method, "seed": seed, "folder": f"exp/{method}/seed{seed}"}
-    return {**run, "exit": exit, "split": split, "decoder": "greedy", **figures}
+    run |= {"parameters": 1, "train_seconds": 1.0, "peak_memory_mib": 1, "trained_at": "r", "utterances": 1, "words": 1}
+    return {**run, "exit": exit, "split": split, "decoder": "greedy", "wer": 50.0, **figures}
 
 
 ROWS = [
