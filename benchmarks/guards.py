@@ -72,7 +72,7 @@ def step_of(cfg: Config, batch: Batch, guarded: bool, folder: Path) -> Callable[
 
     accumulate = Accumulator(model, objective, teacher, AUGMENT, split=True)
     guard = StepGuard(folder, TrainConfig())
-    unreadable = Unreadable(folder / "unreadable.tsv", {"train": 1000}, 0.05)
+    unreadable = Unreadable(folder / "unreadable.tsv", {"train": 1000}, 0.05, {"train": "run stage 1 again"})
     steps = 0
 
     def with_guards() -> None:

@@ -98,7 +98,7 @@ class PosteriorWriter:
             self._partial.rename(self.path)
 
 
-class Unreadable(UserError):
+class DamagedEntry(UserError):
     """An array of an archive that is damaged or gone; the others may be whole."""
 
 
@@ -115,8 +115,13 @@ class PosteriorReader:
             raise UserError(f"no posteriors archive at {self.path}: run stage 4")
         self.table = TokenTable.load(self.path)
         self._pool = 1  # stored frames of which one is made
-        if lang_dir is not None and TokenTable.load(lang_dir).fingerprint != self.table.fingerprint:
-            raise UserError(f"the archive {self.path} was made with another token table than {lang_dir}/tokens.txt")
+        if lang_dir is not None:
+            self.check_table(lang_dir)
+
+    def check_table(self, lang_dir: Path) -> None:
+        """Raises UserError, which names the first token that differs, where the lang dir has another token table."""
+        if other := self.table.unlike(TokenTable.load(lang_dir)):
+            raise UserError(f"the archive {self.path} has another token table than {lang_dir}/tokens.txt: its {other}")
 
     def at(self, frame_shift: float) -> PosteriorReader:
         """The same archive in frames of so many seconds: means of the probabilities of as many frames as make one.
@@ -178,7 +183,7 @@ class PosteriorReader:
         """(T, V) float32 natural-log probabilities of one cut.
 
         Raises:
-            UserError: the archive lacks the cut; Unreadable: its array is damaged or gone.
+            UserError: the archive lacks the cut; DamagedEntry: its array is damaged or gone.
         """
         if cut_id not in self.index:
             raise UserError(f"the archive {self.path} lacks the cut {cut_id}: it was made from another cut set")
@@ -191,7 +196,7 @@ class PosteriorReader:
             log_probs = _spread_rest(stored, row["top_k"], len(self.table)) if row["top_k"] else stored
             return _averaged(log_probs, self._pool) if self._pool > 1 else log_probs
         except (OSError, ValueError, IndexError) as error:
-            raise Unreadable(f"{self.path}: utterance {row['id']}: unreadable ({error})") from None
+            raise DamagedEntry(f"{self.path}: utterance {row['id']}: unreadable ({error})") from None
 
 
 def frames_in(longer: float, shorter: float) -> int:

@@ -57,9 +57,8 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
         if name not in METHODS[method]:
             known = ", ".join(METHODS[method]) or "none"
             raise UserError(f"search method '{method}' takes no option '{name}'; known: {known}")
-    table = TokenTable.load(lang_dir)
-    if table.fingerprint != reader.table.fingerprint:
-        raise UserError(f"the archive {reader.path} was made with another token table than {lang_dir}/tokens.txt")
+    reader.check_table(lang_dir)
+    table = reader.table
     prior = scaled_log_prior(options.pop("prior", None), options.pop("prior_scale", 0.0), len(table))
     failures: dict[str, str] = {}
     nothing = np.zeros((0, len(table)), dtype=np.float32)

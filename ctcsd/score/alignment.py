@@ -11,7 +11,7 @@ import kaldialign
 import numpy as np
 
 from ctcsd.errors import UserError
-from ctcsd.posteriors import PosteriorReader, Unreadable
+from ctcsd.posteriors import DamagedEntry, PosteriorReader
 
 MAX_LENGTH_DIFFERENCE = 2  # frames; more means other audio or another subsampling, not another rounding
 GAP = -1  # no token
@@ -150,21 +150,21 @@ class Alignment:
 def compare_archives(teacher: PosteriorReader, student: PosteriorReader) -> Alignment:
     """Compare two archives of the same cuts, in whatever order each lists them; holds one utterance at a time.
 
-    The one with the shorter frames is averaged down to the frames of the other. Unreadable utterances are left out.
+    The one with the shorter frames is averaged down to the frames of the other. DamagedEntry utterances are left out.
 
     Raises:
         UserError: other tokens, frame shifts of which none divides the other, a cut that one of them lacks, or lengths
             of a cut that differ by more than two frames.
     """
-    if teacher.table.fingerprint != student.table.fingerprint:
-        raise UserError(f"{student.path} was made with another token table than {teacher.path}")
+    if other := student.table.unlike(teacher.table):
+        raise UserError(f"{student.path} has another token table than {teacher.path}: its {other}")
     shift = max(teacher.frame_shift, student.frame_shift)
     teacher, student = teacher.at(shift), student.at(shift)
     total = Alignment(shift)
     for cut_id in dict.fromkeys([*teacher.index, *student.index]):
         try:
             t, s = teacher.read(cut_id), student.read(cut_id)
-        except Unreadable as error:
+        except DamagedEntry as error:
             print(f"{error}: left out of the comparison", flush=True)
             continue
         if abs(len(t) - len(s)) > MAX_LENGTH_DIFFERENCE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from ctcsd.errors import UserError
@@ -53,6 +54,13 @@ class TokenTable:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    def unlike(self, other: TokenTable) -> str:
+        """What differs first from another table, such as `token 5 is 'a', not 'b'`; empty for the same one."""
+        for i, (mine, yours) in enumerate(zip_longest(self.symbols, other.symbols)):
+            if mine != yours:
+                return f"token {i} is {mine!r}, not {yours!r}"
+        return ""
 
     def text_of(self, ids: Iterable[int]) -> str:
         """Token ids (no blanks) -> words, or phones, separated by single spaces."""
