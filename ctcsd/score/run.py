@@ -23,7 +23,7 @@ from ctcsd.score.utterances import score_utterances
 from ctcsd.score.wer import sentence_error_rate, wer
 from ctcsd.stamp import FILE
 from ctcsd.text.files import is_number, read_json
-from ctcsd.text.normalize import scoring_rule
+from ctcsd.text.normalize import SCORING_RULES, scoring_rule
 from ctcsd.text.reference import Reference
 from ctcsd.text.tokenizer import TokenTable
 
@@ -198,4 +198,5 @@ def _wrong_fields(row: dict[str, Any]) -> list[str]:
     wrong += [key for key in OPTIONAL_TEXTS if not isinstance(row.get(key), (str, type(None)))]
     wrong += [key for key in NUMBERS if not is_number(row.get(key))]
     wrong += [key for key in OPTIONAL_NUMBERS if row.get(key) is not None and not is_number(row[key])]
+    wrong += [key for key in ("normalize",) if row.get(key) not in (None, *SCORING_RULES)]
     return wrong + [key for key in ("seed",) if type(row.get(key)) is not int]

@@ -19,9 +19,10 @@ def label(row: Row) -> str:
 
 def check_one_table(rows: Sequence[Row]) -> None:
     """Raises UserError where rows were not scored alike, or two runs are of one method and seed."""
-    rules = sorted({row.get("normalize", "none") for row in rows})
+    rules = {row.get("normalize", "none"): row["folder"] for row in rows}
     if len(rules) > 1:
-        raise UserError(f"rows with score.normalize {' and '.join(rules)}: score all of them alike (stage 5)")
+        where = " and ".join(f"{rule} in {folder}" for rule, folder in sorted(rules.items()))
+        raise UserError(f"score.normalize is {where}: score all of them alike (stage 5)")
     folders: dict[tuple[str, int], str] = {}
     for row in rows:
         first = folders.setdefault((label(row), row["seed"]), row["folder"])
