@@ -76,21 +76,30 @@ def plan(
     for name in exit or []:
         if not any(name in cfg.model.exits for cfg in configs):
             raise UserError(f"none of these methods has an exit '{name}'")
+    if decodes:
+        _check_language_model(configs[0])
     print(configs[0].lang.name, *(_without_k2(configs[0], overrides or []) if decodes else []))
     for spec, cfg in ordered.items():
         print(cfg.method, spec)
 
 
-def _without_k2(cfg: Config, overrides: List[str]) -> List[str]:
+def _check_language_model(cfg: Config) -> None:
     from ctcsd.decode.graphs import LM
-    from ctcsd.decode.run import need_k2, search_options
+    from ctcsd.decode.run import search_options
     from ctcsd.decode.search import lang_files, search_name
 
     for name in cfg.decode.methods:
         files = lang_files(search_name(name), search_options(name, cfg.decode))
         if LM in files and not cfg.lang.lm_order and not cfg.lang.lm_arpa:
             raise UserError(f"{name} wants a language model, and lang.lm_order=0 makes none: set decode.methods too")
-    with_k2 = [name for name in cfg.decode.methods if name.startswith("k2-")]
+
+
+def _without_k2(cfg: Config, overrides: List[str]) -> List[str]:
+    """The override that leaves the recipe's k2 searches out, where k2 works nowhere and nobody asked for them."""
+    from ctcsd.decode.run import need_k2
+    from ctcsd.decode.search import k2_methods
+
+    with_k2 = k2_methods(cfg.decode.methods)
     if not with_k2:
         return []
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ctcsd.decode.cost import Cost
 from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, WFST_BEAM, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
-from ctcsd.decode.search import METHODS, PRIOR, RESCORE, lang_files, search, search_name
+from ctcsd.decode.search import METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
 from ctcsd.errors import SomeFailed, UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
@@ -81,7 +81,7 @@ def search_run(
     for method in methods:
         search_name(method)
     python = None if here else k2_interpreter(methods, k2_python)
-    elsewhere = [method for method in methods if python and method.startswith("k2-")]
+    elsewhere = k2_methods(methods) if python else []
     failed: list[Path] = []
     for method in methods:
         if method not in elsewhere:
@@ -153,7 +153,7 @@ def _note(hypotheses: Iterable[Hypothesis], failures: dict[str, str], fallbacks:
 
 def k2_interpreter(methods: Sequence[str], k2_python: Path | None = None) -> Path | None:
     """The interpreter to run k2's methods under, as given or found; None where that is this one, or there are none."""
-    with_k2 = [method for method in methods if method.startswith("k2-")]
+    with_k2 = k2_methods(methods)
     python = (k2_python or need_k2(with_k2)).absolute() if with_k2 else None
     return None if python == Path(sys.executable).absolute() else python
 

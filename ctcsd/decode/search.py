@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,11 @@ def search_name(method: str) -> str:
     if "/" in changes:
         raise UserError(f"'{method}' cannot name a folder: give paths as decode.KEY=PATH")
     return name
+
+
+def k2_methods(methods: Iterable[str]) -> list[str]:
+    """Those of the methods, or variants, that search with k2."""
+    return [method for method in methods if method.startswith("k2-")]
 
 
 def finds_words(method: str, options: dict[str, Any]) -> bool:

@@ -198,5 +198,8 @@ def _wrong_fields(row: dict[str, Any]) -> list[str]:
     wrong += [key for key in OPTIONAL_TEXTS if not isinstance(row.get(key), (str, type(None)))]
     wrong += [key for key in NUMBERS if not is_number(row.get(key))]
     wrong += [key for key in OPTIONAL_NUMBERS if row.get(key) is not None and not is_number(row[key])]
-    wrong += [key for key in ("normalize",) if row.get(key) not in (None, *SCORING_RULES)]
-    return wrong + [key for key in ("seed",) if type(row.get(key)) is not int]
+    if row.get("normalize") not in (None, *SCORING_RULES):
+        wrong.append("normalize")
+    if type(row.get("seed")) is not int:
+        wrong.append("seed")
+    return wrong
