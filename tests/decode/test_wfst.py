@@ -160,7 +160,7 @@ def test_a_graph_that_fills_the_memory_is_refused(
     determinize = kaldifst.determinize_star
 
     def hungry(fst: Any, **options: Any) -> None:
-        np.ones(200_000_000, dtype=np.uint8)
+        np.empty(2_000_000_000, dtype=np.uint8)  # more than what the process has freed could hold
         determinize(fst, **options)
 
     monkeypatch.setattr(kaldifst, "determinize_star", hungry)
@@ -168,7 +168,7 @@ def test_a_graph_that_fills_the_memory_is_refused(
     with pytest.raises(UserError, match=r"HLG fills 100 bytes an arc, decode\.max_arcs is 1000: prune"):
         list(search(make_archive([]), lang_dir, "wfst", max_arcs=1000))
     assert not list((lang_dir / "graphs").glob("*.fst"))
-    assert list(search(make_archive([]), lang_dir, "wfst", max_arcs=10_000_000)) == []
+    assert list(search(make_archive([]), lang_dir, "wfst", max_arcs=100_000_000)) == []
 
 
 @pytest.mark.parametrize(
