@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from ctcsd.errors import UserError, first_line
 
 def unusable(log_probs: np.ndarray) -> str | None:
     """Why no search can use these (T, V) log-probs; None where it can."""
-    if np.isfinite(log_probs).all():
-        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        if math.isfinite(log_probs.sum()):  # then each is; asking each takes twice the time
+            return None
     if np.isnan(log_probs).any():
         return "NaN in its posteriors"
     if np.isposinf(log_probs).any():
@@ -23,8 +25,8 @@ def unusable(log_probs: np.ndarray) -> str | None:
     return None
 
 
-def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: int) -> np.ndarray:
-    """What is subtracted from each frame's log-probs: (V,) float32, prior_scale * ln prior; zeros for scale 0.
+def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: int) -> np.ndarray | None:
+    """What is subtracted from each frame's log-probs: (V,) float32, prior_scale * ln prior; None for scale 0.
 
     Args:
         prior: a .npy file of the V probabilities of the tokens, blank first.
@@ -33,7 +35,7 @@ def scaled_log_prior(prior: str | Path | None, prior_scale: float, vocab_size: i
         UserError: a scale without a prior, or a file that does not hold V positive probabilities.
     """
     if not prior_scale:
-        return np.zeros(vocab_size, dtype=np.float32)
+        return None
     if prior is None:
         raise UserError("decode.prior_scale wants decode.prior: a .npy file of the tokens' probabilities")
     try:

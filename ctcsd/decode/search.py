@@ -69,7 +69,7 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
             if reason:
                 failures[cut_id] = reason
                 log_probs = nothing
-            yield cut_id, log_probs - prior
+            yield cut_id, log_probs if prior is None else log_probs - prior
 
     if method == "greedy":
         results = greedy(utterances())
