@@ -16,13 +16,13 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from packages import installed
 
 from ctcsd.decode.cost import peak_mib
 from ctcsd.decode.search import search
@@ -159,7 +159,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_worker(
-    args: argparse.Namespace, group: str, by: str, packages: str, count: int, frames: int | None = None
+    args: argparse.Namespace, group: str, by: str, packages: Path, count: int, frames: int | None = None
 ) -> dict[str, Any] | None:
     """`work` in a new process, k2's searches under the interpreter that has it; None, and said why, where it fails."""
     python = find_k2_python() if group.startswith("k2-") else Path(sys.executable)
@@ -177,7 +177,7 @@ def run_worker(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(args: argparse.Namespace, packages: str) -> list[list[str]]:
+def measure(args: argparse.Namespace, packages: Path) -> list[list[str]]:
     """The lines of the table."""
     from ctcsd.data.batches import references
 
@@ -235,10 +235,7 @@ def main() -> None:
     if args.run is None:
         parser.error("--run is needed: a run with posteriors")
     args.archive = RunDir(args.run).archive(args.split, args.exit)
-    with tempfile.TemporaryDirectory() as packages:
-        if args.peers:
-            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", packages]
-            subprocess.run([*install, *PEERS], check=True)
+    with installed(*(PEERS if args.peers else ())) as packages:
         lines = measure(args, packages)
     header = ["search", "by", "x real time", "/ ctcsd", "WER", f"peak MiB at {FEW}, {args.memory} utterances"]
     print(markdown(header, lines))

@@ -1,6 +1,6 @@
-"""Time one optimizer step of plain CTC, InterCTC and SKD, beside torchaudio's Conformer of the same size.
+"""Time one optimizer step of plain CTC, InterCTC and SKD, beside other toolkits' Conformers of the same size.
 
-    .venv/bin/python benchmarks/train_step.py --help
+    .venv/bin/python benchmarks/train_step.py --peers
 
 All contestants take turns in one process, step by step, so that a drift of the machine's speed falls on each of
 them alike; ratios of medians are what to quote. Run it on a quiet machine. With --profile: where the time goes.
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchaudio
 from operations import HEADER, Spent, by_kind, plot, rows_of
+from packages import installed
+from peers import ENCODERS, PeerCtc
 from timing import matmul_peak, seconds_of
 from torch import Tensor, nn
 
@@ -24,31 +26,14 @@ from ctcsd.distill import Objective
 from ctcsd.distill.ctc import ctc_loss
 from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import make_teacher
+from ctcsd.errors import first_line
 from ctcsd.model import SharedEncoderCtc
-from ctcsd.model.subsampling import ConvSubsampling, frame_mask, normalize_utterance
 from ctcsd.score.tables import markdown
 from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.optim import make_optimizer
 
 VOCAB = 29
 Profiles = dict[str, tuple[dict[str, Spent], float]]  # step -> what it spends by kind, and the matmul peak
-
-
-class TorchaudioConformer(nn.Module):
-    """torchaudio's Conformer layers behind our normalisation, subsampling and CTC head."""
-
-    def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__()
-        self.front = ConvSubsampling(cfg.num_mel_bins, cfg.subsampling_channels, cfg.dim)
-        ff = cfg.ff_mult * cfg.dim
-        self.encoder = torchaudio.models.Conformer(cfg.dim, cfg.heads, ff, cfg.layers, cfg.conv_kernel, 0.0)
-        self.head = nn.Linear(cfg.dim, VOCAB)
-        self.exits = {"only": cfg.layers}  # the optimizer asks
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        x, lengths = self.front(normalize_utterance(features, frame_mask(lengths, features.size(1))), lengths)
-        x, lengths = self.encoder(x, lengths)
-        return self.head(x), lengths
 
 
 def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
@@ -75,14 +60,25 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
             return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.5))[0]
 
         found[name] = (model, loss)
-    peer = TorchaudioConformer(ModelConfig(layers=args.layers, dim=args.dim)).to(device)
+    cfg = ModelConfig(layers=args.layers, dim=args.dim, vocab_size=VOCAB)
+    for name in peers_of(args):
+        try:
+            peer = PeerCtc(cfg, ENCODERS[name](cfg)).to(device)
+        except ImportError as error:
+            print(f"{name}: left out ({first_line(error)})", file=sys.stderr)
+            continue
 
-    def peer_loss() -> Tensor:
-        logits, out_lengths = peer(features, lengths)
-        return ctc_loss(logits, out_lengths, *labels)[0] / args.batch
+        def peer_loss(peer=peer) -> Tensor:
+            logits, out_lengths = peer(features, lengths)
+            return ctc_loss(logits, out_lengths, *labels)[0] / args.batch
 
-    found["torchaudio"] = (peer, peer_loss)
+        found[name] = (peer, peer_loss)
     return found
+
+
+def peers_of(args: argparse.Namespace) -> list[str]:
+    """The peers that have a column; torchaudio is always here."""
+    return list(ENCODERS) if args.peers else ["torchaudio"]
 
 
 class Step:
@@ -139,7 +135,7 @@ def measure(args: argparse.Namespace, precision: str, device: str, profiles: Pro
                 f"{audio / medians[name]:.0f}",
                 f"{100 * flops / medians[name] / 1e9 / peak:.0f} % of {peak:.0f}",
                 f"{medians[name] / medians['ctc']:.3f}",
-                f"{medians['torchaudio'] / medians[name]:.2f}",
+                *(f"{medians[peer] / medians[name]:.2f}" if peer in medians else "-" for peer in peers_of(args)),
                 *([f"{peak_mib(step):.0f}"] if device == "cuda" else []),
             ]
         )
@@ -158,6 +154,7 @@ def main() -> None:
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     default = ["fp32", "bf16"] if fast else ["fp32"]
     parser.add_argument("--precision", nargs="+", default=default, choices=["fp32", "bf16"], help=f"default {default}")
+    parser.add_argument("--peers", action="store_true", help="install SpeechBrain and ESPnet, for this once")
     parser.add_argument("--profile", action="store_true", help="where the time goes, by kind of operation")
     parser.add_argument("--plot", type=Path, default=Path("train_step.png"), help="picture of the profile")
     args = parser.parse_args()
@@ -171,13 +168,16 @@ def main() -> None:
         "audio-s/s",
         "matmul peak (GFLOP/s)",
         "/ ctc",
-        "torchaudio /",
+        *(f"{peer} /" for peer in peers_of(args)),
     ]
     if device == "cuda":  # the names there; audio-hours in an hour are audio-seconds in a second
         header[4:6] = ["audio-hours per GPU-hour", "MFU (of the matmul peak measured here, GFLOP/s)"]
         header.append("peak MiB")
     profiles: Profiles = {}
-    rows = [row for precision in args.precision for row in measure(args, precision, device, profiles)]
+    wanted = [package for peer in peers_of(args) for package in ENCODERS[peer].packages]
+    with installed(*wanted) as folder:
+        sys.path.append(str(folder))
+        rows = [row for precision in args.precision for row in measure(args, precision, device, profiles)]
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.batch} x {args.seconds:g} s")
     print(markdown(header, rows))
     for name, (found, peak) in profiles.items():
