@@ -35,11 +35,12 @@ def posteriors(
     overrides: Optional[List[str]] = OVERRIDES,
 ) -> None:
     """Stage 4a: the log-posteriors of every exit on dev and test (on train: the archive of a stored teacher)."""
+    from ctcsd.config import search_config
     from ctcsd.train.infer import posteriors_run, prior_run
 
     cfg = run_config(run, config, overrides)
     posteriors_run(run, data, lang, cfg, chosen_exits(cfg, exit), split or cfg.data.decoded, top_k)
-    searches = [cfg.decode.of(method) for method in cfg.decode.methods]
+    searches = [search_config(cfg.decode, method) for method in cfg.decode.methods]
     if any(options.prior_scale and options.prior is None for options in searches):
         prior_run(run, data, lang, cfg, chosen_exits(cfg, exit))
 
@@ -79,6 +80,7 @@ def sweep(
     Writes every setting's WER, CER and real-time factor as sweep-EXIT.csv, and a picture as sweep-EXIT.png, into
     RUN/decode/METHOD. Example: --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
     """
+    from ctcsd.config import search_config
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
     from ctcsd.decode.run import k2_interpreter, search_options, with_prior
@@ -99,7 +101,7 @@ def sweep(
         settings.append((setting, with_prior(options, RunDir(run), exit)))
     cfg = run_config(run, config, overrides)
     chosen_exits(cfg, [exit])
-    if any("prior" in options for _, options in settings) and cfg.decode.of(method).prior is None:
+    if any("prior" in options for _, options in settings) and search_config(cfg.decode, method).prior is None:
         prior_run(run, data, lang, cfg, [exit])
     spoken = {split: references(cuts_file(data, cfg, split)) for split in (cfg.data.dev, cfg.data.test)}
     texts = {split: {cut_id: cut.text for cut_id, cut in cuts.items()} for split, cuts in spoken.items()}

@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ctcsd.config import Config, DecodeConfig, search_config
 from ctcsd.decode.cost import Cost
 from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, LATTICE_BEAM, PATH_BEAM, WFST_BEAM, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
@@ -19,9 +20,6 @@ from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import depends, mark, up_to_date
-
-if TYPE_CHECKING:
-    from ctcsd.config import Config, DecodeConfig
 
 
 def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
     """
     name = search_name(method)
     changed = [change.partition("=")[0] for change in method.split("+")[1:]]
-    given, cfg, method = cfg.per_method.get(name) or {}, cfg.of(method), name
+    given, cfg, method = cfg.per_method.get(name) or {}, search_config(cfg, method), name
     for option in (*changed, *given):
         if option not in METHODS[name]:
             raise UserError(f"search method '{name}' takes no option '{option}'; known: {', '.join(METHODS[name])}")

@@ -1,28 +1,13 @@
-"""The typed configuration: defaults here, then the corpus, the preset, the method, and the user's overrides.
-
-YAML keys may be written with dots (`model.exits: {...}`); an unknown key is an error that names the nearest one.
-"""
+"""What can be set, and the defaults."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Optional
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from ctcsd.errors import UserError, first_line
-from ctcsd.text.files import lines_of, replacing
-
-PHONE_KEYS = ("lexicon", "stress", "word_end", "missing")  # of lang: no others than phones know them
-METHODS_DIR = Path(__file__).parent / "conf" / "methods"
 CONFORMER = "conformer"  # model.backbone: the encoder that is not pretrained
+PHONE_KEYS = ("lexicon", "stress", "word_end", "missing")  # of lang: no others than phones know them
 
 
 @dataclass
@@ -200,23 +185,6 @@ class DecodeConfig:
     rescore_scale: Optional[float] = None  # of its ln p(words); default: lm_scale, or 0.5 where that is 0
     per_method: dict[str, Any] = field(default_factory=dict)  # {method: {option: value}}: for this method only
 
-    def of(self, method: str) -> DecodeConfig:
-        """The options as an entry of `methods` sees them: with those that `per_method` has for it, and its changes.
-
-        Raises:
-            UserError: one of them names no option, or gives one a value of a wrong type.
-        """
-        name, *changes = method.split("+")
-        parts = [change.partition("=") for change in changes]
-        wished = {key: _given(f"decode.{key}", text, method) if sep else None for key, sep, text in parts}
-        try:
-            own = _literal(dataclasses.asdict(self))
-            merged = OmegaConf.merge(OmegaConf.structured(DecodeConfig), own, own["per_method"].get(name) or {}, wished)
-            return OmegaConf.to_object(merged)  # type: ignore[return-value]
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            where = method if changes else f"decode.per_method.{name}"
-            raise UserError(f"{where}: {first_line(error)}") from None
-
 
 @dataclass
 class ScoreConfig:
@@ -250,156 +218,3 @@ class Config:
     def passes(self) -> int:
         """Passes over the training data: train.epochs, where each view of an utterance counts."""
         return max(1, round(self.train.epochs / self.augment.views))
-
-
-def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
-    """Merge YAML files, later ones winning, then `key=value` overrides: YAML too, but text for keys that hold text.
-
-    Raises:
-        UserError: a missing or broken file, an unknown key (the nearest known one is named), a value of a wrong type.
-    """
-    cfg = OmegaConf.structured(Config)
-    files = list(files)
-    for path in files:
-        _merge(cfg, _read(Path(path)), str(path))
-    for item in overrides:
-        key, sep, text = item.partition("=")
-        if not sep or not key:
-            raise UserError(f"'{item}' is not an override: write key=value, for instance train.lr=0.001")
-        key = key.strip()
-        _set(cfg, key, _given(key, text, f"'{item}'"), "the command line")
-    try:
-        return OmegaConf.to_object(cfg)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{', '.join(map(str, files)) or 'the command line'}: {first_line(error)}") from None
-
-
-def save_config(cfg: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML."""
-    with replacing(path) as partial:
-        content = _literal(dataclasses.asdict(cfg))
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
-
-
-def method_name(method: str) -> str:
-    """What a method and the folder of its runs are called: the file's stem, then its changes."""
-    file, plus, changes = method.partition("+")
-    return Path(file).stem + plus + changes
-
-
-def method_config(method: str, files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
-    """The configuration of a method on top of the corpus's files; the overrides come last.
-
-    Args:
-        method: a name from conf/methods, or a path to one's own YAML file; then, for a variant of it with a name and
-            a folder of its own, changes: `kd_symmetric+distill.frames=symmetric:4`.
-
-    Raises:
-        UserError: as `load_config`, or there is no such method; the nearest name is given.
-    """
-    file, *changes = method.split("+")
-    for change in changes:
-        if change.split("=")[0] == "seed" or change.startswith(("decode.", "score.")):
-            raise UserError(f"'{change}' makes no other method: give seeds as --seeds, searches as decode.methods")
-    cfg = load_config([*files, method_file(file)], [*changes, *overrides])
-    if cfg.model.vocab_size or cfg.model.num_mel_bins != ModelConfig.num_mel_bins:
-        raise UserError("model.vocab_size and model.num_mel_bins follow lang.vocab_size and features.num_mel_bins")
-    cfg.method = method_name(method)
-    return cfg
-
-
-def method_file(name: str) -> Path:
-    """The YAML of a method: a name from conf/methods, or a path to one's own file.
-
-    Raises:
-        UserError: there is no such method; the nearest name is given.
-    """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"no such method file: {name}")
-        return path
-    path = METHODS_DIR / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in METHODS_DIR.glob("*.yaml"))
-        raise UserError(f"no method '{name}'{_nearest(name, known)}; known: {', '.join(known)}")
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return {str(key): value for key, value in _parse("\n".join(lines_of(path)), str(path)).items()}
-
-
-def _parse(text: str, where: str) -> dict[Any, Any]:
-    try:
-        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        content = None if aliases else OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except Exception as error:  # every YAML and interpolation error class
-        raise UserError(f"{where}: {first_line(error)}") from None
-    if aliases:
-        raise UserError(f"{where}: YAML aliases (*name) are not taken: a few of them can stand for gigabytes")
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: a configuration is a mapping of keys to values")
-    return content
-
-
-def _given(key: str, text: str, where: str) -> Any:
-    """What an override says: the text as it stands (but `null`) where the key holds text, such as a path; else YAML."""
-    declared = _known_keys(Config).get(re.sub(r"^decode\.per_method\.[^.]+\.", "decode.", key))
-    if declared in ("str", "Optional[str]"):
-        return None if text in ("", "null") else _literal(text)
-    return _parse(f"value: {text}", where)["value"]
-
-
-def _literal(value: Any) -> Any:
-    """A value in whose texts `${` begins no interpolation."""
-    if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_literal(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def _merge(cfg: DictConfig, content: dict[str, Any], where: str, prefix: str = "") -> None:
-    for key, value in content.items():
-        full = f"{prefix}{key}"
-        if full in SECTIONS and isinstance(value, dict):
-            _merge(cfg, value, where, f"{full}.")
-        else:
-            _set(cfg, full, value, where)
-
-
-def _set(cfg: DictConfig, key: str, value: Any, where: str) -> None:
-    known = _known_keys(Config)
-    free = any(key.startswith(f"{name}.") for name in ("weights", "model.exits", "decode.per_method"))
-    if key not in known and not free:
-        raise UserError(f"{where}: unknown key '{key}'{_nearest(key, known)}")
-    try:
-        OmegaConf.update(cfg, key, value, merge=False, force_add=free)
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{where}: {key}: {first_line(error)}") from None
-
-
-def _is_section(item: Any) -> bool:
-    return item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(item.default_factory)
-
-
-def _known_keys(section: Any, prefix: str = "") -> dict[str, str]:
-    """Key -> its type as declared."""
-    keys: dict[str, str] = {}
-    for item in dataclasses.fields(section):
-        keys[prefix + item.name] = str(item.type)
-        if _is_section(item):
-            keys.update(_known_keys(item.default_factory, f"{prefix}{item.name}."))
-    return keys
-
-
-SECTIONS = {item.name for item in dataclasses.fields(Config) if _is_section(item)}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-    if not close:  # the right leaf under the wrong section
-        close = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]][:1]
-    return f"; did you mean '{close[0]}'?" if close else ""
