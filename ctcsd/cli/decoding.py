@@ -140,7 +140,7 @@ def align(
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
     from ctcsd.decode.hypothesis import read_hypotheses
-    from ctcsd.decode.times import Part, parts_of, write_times
+    from ctcsd.decode.times import words_of_phones, write_times
     from ctcsd.posteriors import PosteriorReader
     from ctcsd.run_dir import RunDir
     from ctcsd.text.tokenizer import Tokenizer, UnknownWord
@@ -161,18 +161,9 @@ def align(
                 tokens[cut_id], texts[cut_id] = tokenizer.encode(cut.text), cut.text
             except UnknownWord as error:
                 unknown[cut_id] = str(error)
-    parts: Dict[str, List[Part]] = {}
-    if tokenizer.dictionary is not None:
-        spoken = tokenizer.dictionary if hypotheses else {w: found[:1] for w, found in tokenizer.dictionary.items()}
-        for cut_id, text in texts.items():
-            if text == tokenizer.decode(tokens[cut_id]):  # a search that finds phones
-                continue
-            try:
-                phones = [tokenizer.table.symbols[token] for token in tokens[cut_id]]
-                parts[cut_id] = parts_of(phones, text.split(), spoken)
-            except UserError as error:
-                unknown[cut_id] = str(error)
-                del tokens[cut_id]
+    parts, wordless = words_of_phones(tokens, texts, tokenizer, first_only=not hypotheses)
+    unknown.update(wordless)
+    tokens = {cut_id: found for cut_id, found in tokens.items() if cut_id not in unknown}
     target = out or run / "times" / f"{split}-{exit}{f'-{hypotheses}' if hypotheses else ''}.ctm"
     beside = target.with_name(f"{target.stem}-tokens.ctm") if by_token else None
     failed = write_times(PosteriorReader(files.archive(split, exit), lang), tokens, target, textgrids, beside, parts)

@@ -33,7 +33,7 @@ def train(
     cfg = method_config(method, config or [], overrides or [])
     if preflight is not None:
         cfg.train.preflight = preflight
-    from ctcsd.train.fit import fit_run
+    from ctcsd.train.run import fit_run
 
     fit_run(cfg, data, lang, run)
 

@@ -15,7 +15,7 @@ from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.text.files import replacing
 from ctcsd.text.lexicon import Pronunciations
-from ctcsd.text.tokenizer import SPACE, TokenTable
+from ctcsd.text.tokenizer import SPACE, Tokenizer, TokenTable
 
 Part = tuple[str, int]  # a word, and how many tokens it has
 
@@ -117,6 +117,33 @@ def _intervals(spans: Sequence[WordSpan], end: float) -> list[tuple[float, float
     if at < end or not intervals:
         intervals.append((at, end, ""))
     return intervals
+
+
+def words_of_phones(
+    tokens: Mapping[str, Sequence[int]], texts: Mapping[str, str], tokenizer: Tokenizer, first_only: bool
+) -> tuple[dict[str, list[Part]], dict[str, str]]:
+    """Which words the phones of each cut make, where its text has words; and why not, where there is no telling.
+
+    Args:
+        tokens, texts: by cut id; nothing is found where the tokens are no phones, or the text is these themselves.
+        first_only: a word has its first pronunciation, as in transcripts; else any that the dictionary has.
+    """
+    parts: dict[str, list[Part]] = {}
+    failed: dict[str, str] = {}
+    dictionary = tokenizer.dictionary
+    if dictionary is None:
+        return parts, failed
+    if first_only:
+        dictionary = {word: found[:1] for word, found in dictionary.items()}
+    for cut_id, text in texts.items():
+        if text == tokenizer.decode(tokens[cut_id]):
+            continue
+        try:
+            phones = [tokenizer.table.symbols[token] for token in tokens[cut_id]]
+            parts[cut_id] = parts_of(phones, text.split(), dictionary)
+        except UserError as error:
+            failed[cut_id] = str(error)
+    return parts, failed
 
 
 def write_times(

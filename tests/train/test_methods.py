@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ctcsd.config import method_config
 from ctcsd.errors import UserError
-from ctcsd.train.fit import fit_run
+from ctcsd.train.run import fit_run
 
 TINY = ["student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4", "data.max_duration=30"]
 TINY += ["train.epochs=2", "train.precision=32"]
