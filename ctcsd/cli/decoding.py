@@ -20,7 +20,7 @@ from ctcsd.cli.app import (
     chosen_exits,
     run_config,
 )
-from ctcsd.errors import UserError
+from ctcsd.errors import SomeFailed, UserError
 
 
 @app.command()
@@ -120,6 +120,10 @@ def sweep(
     print(f"best of {len(points)} on {cfg.data.dev}: {found}")
     print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
     print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
+    failed = {cfg.data.dev: best.failed, cfg.data.test: test.failed}
+    if any(failed.values()):
+        counts = " and ".join(f"{count} of {split}" for split, count in failed.items() if count)
+        raise SomeFailed(f"{counts} could not be decoded and count as empty: `ctcsd search --method {name}` says which")
 
 
 @app.command()

@@ -28,12 +28,13 @@ Setting = dict[str, str]  # option -> value, as written
 
 
 class Point(NamedTuple):
-    """A setting of the grid, and what it gave: percent, and the real-time factor of one process."""
+    """A setting of the grid, and what it gave: percent, the real-time factor of one process, and how many utterances failed."""
 
     setting: Setting
     wer: float
     cer: float
     rtf: float
+    failed: int = 0  # these have empty hypotheses
 
 
 def grid_of(axes: Sequence[str]) -> list[Setting]:
@@ -111,14 +112,17 @@ def evaluate(
     units, cost = units_of(method, options, lang_dir), Cost()
     hypotheses = search(reader, lang_dir, method, **options)
     cost.start()
-    found = {h.cut_id: h.text for h in hypotheses}
+    failed, found = 0, {}
+    for h in hypotheses:
+        found[h.cut_id] = h.text
+        failed += h.failure is not None
     rtf = cost.figures(reader.seconds)["rtf"]
     if set(found) != set(texts):
         raise UserError(f"the archive {archive} is not of the cuts that are scored: run stage 4")
     pairs = [(normalize(units.reference(text)), normalize(found[cut_id])) for cut_id, text in texts.items()]
     words = wer((reference.split(), hypothesis.split()) for reference, hypothesis in pairs)
     chars = wer((units.parts(reference), units.parts(hypothesis)) for reference, hypothesis in pairs)
-    return Point(setting, words.rate, chars.rate, rtf)
+    return Point(setting, words.rate, chars.rate, rtf, failed)
 
 
 def best_of(points: Sequence[Point]) -> Point:
@@ -131,9 +135,10 @@ def write_csv(path: Path, points: Sequence[Point]) -> None:
     partial_path = path.with_name(f".{path.name}.partial")
     with partial_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out)
-        table.writerow([*points[0].setting, "wer", "cer", "rtf"])
+        table.writerow([*points[0].setting, "wer", "cer", "rtf", "failed"])
         for point in points:
-            table.writerow([*point.setting.values(), f"{point.wer:.2f}", f"{point.cer:.2f}", f"{point.rtf:.5f}"])
+            rates = [f"{point.wer:.2f}", f"{point.cer:.2f}", f"{point.rtf:.5f}"]
+            table.writerow([*point.setting.values(), *rates, point.failed])
     partial_path.replace(path)
 
 

@@ -88,6 +88,11 @@ def test_the_command(lang_dir: Path, table: TokenTable, tmp_path: Path) -> None:
     rows = list(csv.DictReader((run.decoded("greedy") / "sweep-student.csv").open(encoding="utf-8")))
     assert [(row["prior_scale"], row["wer"]) for row in rows] == [("0", "100.00"), ("0.5", "0.00")]
     assert imread(run.decoded("greedy") / "sweep-student.png").std() > 0.02
+    with PosteriorWriter(run.archive("test", "student"), table) as writer:
+        writer.write("u", np.full_like(log_probs, np.nan))
+    done = ctcsd("sweep", *places, "--method", "greedy", *grid)
+    assert done.returncode == 3 and "test: WER 100.00" in done.stdout
+    assert done.stderr.startswith("error: 1 of test could not be decoded") and done.stderr.count("\n") == 1
     done = ctcsd("sweep", *places, "--method", "greedy", "--grid", "beam=3,5")
     assert done.returncode == 1 and "takes no option 'beam'" in done.stderr and done.stderr.count("\n") == 1
 
