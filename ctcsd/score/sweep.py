@@ -28,7 +28,7 @@ Setting = dict[str, str]  # option -> value, as written
 
 
 class Point(NamedTuple):
-    """A setting of the grid, and what it gave: percent, the real-time factor of one process, and how many utterances failed."""
+    """A setting of the grid, and what it gave: percent, the real-time factor of one process, failed utterances."""
 
     setting: Setting
     wer: float
