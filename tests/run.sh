@@ -52,7 +52,7 @@ bash tools/setup.sh "${setup[@]}" || { echo "tests: FAILED: setup"; exit 1; }
 run lint bash tools/lint.sh
 # A process per core, each with one thread, takes about two thirds of the time of one process with all the threads.
 run training env OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests --ignore=tests/k2 \
-  -n auto --maxprocesses 8 --dist worksteal ${pytest_args[@]+"${pytest_args[@]}"}
+  -n auto --maxprocesses 8 --dist worksteal --durations=20 --durations-min=5 ${pytest_args[@]+"${pytest_args[@]}"}
 if [[ $k2 == no ]]; then
   echo "== k2: left out (--no-k2)"
 elif k2_python=$(.venv/bin/python -m ctcsd.k2_env); then
