@@ -37,8 +37,8 @@ What is up to date is skipped; a run that was stopped goes on where it was.
   -h, --help           this text
   KEY=VALUE            overrides of the configuration, such as train.epochs=5
 
-Exit code: 0 done, 1 a stage failed, 2 wrong usage, 3 all done, but some utterances could not be decoded (they count as
-deleted; decode/*/failed-*.txt have them).
+Exit code: 0 done, 2 wrong usage, 3 all done, but some utterances could not be decoded (they count as
+deleted; decode/*/failed-*.txt have them), otherwise that of the stage that failed, 1 as a rule.
 
 Examples:
   ./run.sh --quick

@@ -77,8 +77,9 @@ def sweep(
 ) -> None:
     """Try a grid of search options on dev, take the best by WER, and apply it to test once.
 
-    Writes every setting's WER, CER and real-time factor as sweep-EXIT.csv, and a picture as sweep-EXIT.png, into
-    RUN/decode/METHOD. Example: --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
+    Writes every setting's WER, CER, real-time factor and failed utterances as sweep-EXIT.csv, and a picture as
+    sweep-EXIT.png, into RUN/decode/METHOD. Example:
+    --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
     """
     from ctcsd.config import search_config
     from ctcsd.data.batches import references

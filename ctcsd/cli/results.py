@@ -49,7 +49,7 @@ def compare(
 ) -> None:
     """Compare two exits, or two models, frame by frame: do they say the same, and at the same time?
 
-    An archive is a folder that `ctcsd posteriors` wrote, such as exp/quick/skd/seed1/posteriors/dev-teacher.
+    An archive is a folder that `ctcsd posteriors` wrote, such as exp/default/skd/seed1/posteriors/dev-teacher.
     Agreement is the share of frames with the same most probable token. A spike is a token that greedy search emits;
     spikes are matched by the edit distance of the two token sequences, and a positive offset means a later student.
     """

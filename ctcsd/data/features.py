@@ -75,7 +75,8 @@ def compute_features(data_dir: Path, cfg: Config, split: str, jobs: int = 2) -> 
     speeds = copied_speeds(cfg) if split == cfg.data.train else []
     needs = depends({"bins": cfg.features.num_mel_bins, "speeds": speeds, "speaker": cfg.data.speaker}, [source])
     wave = cfg.features.type == "wave"
-    if up_to_date(f"features of {storage.name}", marker, needs, [target] if wave else [target, storage]):
+    stored = [] if wave else [next(storage.glob("feats*"), storage / "feats")]
+    if up_to_date(f"features of {storage.name}", marker, needs, [target, *stored]):
         return target
     cuts = select_speaker(load_cuts(source, stage=0), cfg.data.speaker, split)
     for cut in cuts:

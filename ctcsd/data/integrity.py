@@ -74,9 +74,10 @@ def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
         where = features[0].storage_path if features else "a cut set without features"
         sharded = features and features[0].storage_type in SHARD_STORAGES
         state = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        remedy = "run 'ctcsd shar' again" if sharded else "delete the folder of that file and run stage 1 again"
         raise UserError(
             f"{where}: the features of cut {cut.id}, or of another in its batch, are {state} "
-            f"({error or type(error).__name__}): delete them and run {'ctcsd shar' if sharded else 'stage 1'} again"
+            f"({error or type(error).__name__}): {remedy}"
         ) from None
 
 

@@ -140,7 +140,9 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
     line = EpochLine()
     guard = StepGuard(run_dir, cfg.train)
     sizes = {"train": len(data.train_cuts), "dev": len(data.dev_cuts)}
-    again = f"run stage {0 if cfg.features.type == 'wave' else 1} again"
+    again = "delete the folder of its features and run stage 1 again"
+    if cfg.features.type == "wave":
+        again = "run stage 0 again"
     remedies = {"train": REMEDY if cfg.data.shar else again, "dev": again}
     unreadable = Unreadable(run_dir / "unreadable.tsv", sizes, cfg.data.max_bad, remedies)
     trainer = L.Trainer(

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from console import ctcsd
 from corrupt import damaged
 from kinds import Kind, kinds, make_world, same
+from lhotse import CutSet
 
 from ctcsd.config import Config, DataConfig, FeaturesConfig
 from ctcsd.data.audio import BadAudio, load_file
 from ctcsd.data.features import compute_features, load_cuts
+from ctcsd.data.integrity import read_features
 from ctcsd.errors import UserError
 from ctcsd.run_dir import RunDir
 
@@ -295,3 +298,22 @@ def test_a_header_that_promises_terabytes(tmp_path: Path) -> None:
         path.write_bytes(content)
         with deadline(), pytest.raises(BadAudio):
             load_file(path)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_remedy_for_damaged_features_mends_them(
+    jobs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path / "world")
+    shutil.rmtree(world / "data" / "fbank80")
+    cuts = load_cuts(compute_features(world / "data", Config(), "train", jobs), 1)
+    whole = read_features(cuts)[0]
+    file = Path(cuts[0].features.storage_path)
+    file.write_bytes(file.read_bytes()[:-3] + b"---")
+    with pytest.raises(UserError, match="delete the folder of that file and run stage 1 again$") as found:
+        for cut in cuts:
+            read_features(CutSet.from_cuts([cut]))
+    shutil.rmtree(Path(str(found.value).partition(": ")[0]).parent)
+    capsys.readouterr()
+    cuts = load_cuts(compute_features(world / "data", Config(), "train", jobs), 1)
+    assert torch.equal(read_features(cuts)[0], whole) and "train: 5 cuts" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Stage 0 of the recipe librispeech: read English books, 5 to 960 hours, as lhotse manifests over its own FLAC files.
+"""Stage 0 of the recipe librispeech: read English books, 10 minutes to 960 hours, as lhotse manifests over its FLACs.
 
 lhotse's recipe for LibriSpeech ends at the first damaged file, and leaves out in silence what has no partner; so only
 the names of the parts are taken from it.
