@@ -29,7 +29,7 @@ from lhotse.array import Array
 from lhotse.features.io import NumpyFilesWriter
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import read_json_lines, writing
+from ctcsd.files import read_json_lines, writing
 from ctcsd.text.tokenizer import TokenTable
 
 MANIFEST = "manifest.jsonl.gz"

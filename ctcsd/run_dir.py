@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import read_json
+from ctcsd.files import read_json
 
 # Fields of train.json that others read -> their types.
 TRAIN_RECORD: dict[str, type | tuple[type, ...]] = {

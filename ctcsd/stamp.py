@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import read_json, replacing
+from ctcsd.files import read_json, replacing
 
 FILE = "file "  # what the key of a file begins with; its path follows
 

@@ -134,8 +134,8 @@ def lm(
     dev: Optional[List[Path]] = typer.Option(None, "--dev", help="Text whose perplexity to print; may be repeated."),
 ) -> None:
     """Estimate an n-gram model of words (interpolated modified Kneser-Ney) from text files."""
+    from ctcsd.files import lines_of
     from ctcsd.text.arpa import perplexity, read_arpa, write_arpa
-    from ctcsd.text.files import lines_of
     from ctcsd.text.ngram import estimate
 
     if not all(threshold.isdecimal() for threshold in prune.split()):

@@ -25,9 +25,9 @@ def score(
     """Stage 5: WER, CER and SER, intervals, error files, breakdown by speaker and length, frame agreement."""
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
+    from ctcsd.files import writing
     from ctcsd.run_dir import RunDir
     from ctcsd.score.run import describe, score_run
-    from ctcsd.text.files import writing
 
     cfg = run_config(run, config, overrides)
     spoken = {split: references(cuts_file(data, cfg, split)) for split in cfg.data.decoded}
@@ -111,10 +111,10 @@ def relate(
     import json
 
     from ctcsd.errors import UserError
+    from ctcsd.files import replacing
     from ctcsd.score.plot import plot_relations
     from ctcsd.score.relation import places_of, relation
     from ctcsd.score.run import read_rows
-    from ctcsd.text.files import replacing
 
     if at and not over:
         raise UserError("--at wants --over: the name of what its values are, such as 'masking ratio'")

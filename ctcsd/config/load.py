@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ctcsd.config.schema import Config, DecodeConfig
 from ctcsd.errors import UserError, first_line
-from ctcsd.text.files import lines_of, replacing
+from ctcsd.files import lines_of, replacing
 
 
 def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:

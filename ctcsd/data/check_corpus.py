@@ -25,7 +25,7 @@ from ctcsd.data.checks import (
 from ctcsd.data.splits import SPLITS
 from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
-from ctcsd.text.files import is_number, json_object, lines_of
+from ctcsd.files import is_number, json_object, lines_of
 from ctcsd.text.normalize import alphabet_of, normalize
 
 # The other reasons are warnings: a run goes through, if not well.

@@ -18,8 +18,8 @@ from ctcsd.data.checks import Drop
 from ctcsd.data.integrity import check_cuts, read_wave, with_checksums
 from ctcsd.data.report import write_drops
 from ctcsd.errors import UserError
+from ctcsd.files import replacing, writing
 from ctcsd.stamp import depends, mark, up_to_date
-from ctcsd.text.files import replacing, writing
 from ctcsd.text.lang import LM_FILE, make_lang
 from ctcsd.text.phones import PhoneOptions
 

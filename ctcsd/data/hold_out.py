@@ -12,7 +12,7 @@ from ctcsd.data.features import load_cuts
 from ctcsd.data.manifests import write_split
 from ctcsd.data.splits import SPLITS
 from ctcsd.errors import UserError
-from ctcsd.text.files import writing
+from ctcsd.files import writing
 
 SHOWN = 10  # speakers that a message names
 

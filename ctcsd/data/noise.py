@@ -20,7 +20,7 @@ from ctcsd.data.features import load_cuts
 from ctcsd.data.integrity import check_cuts, read_wave
 from ctcsd.data.manifests import write_jsonl
 from ctcsd.errors import UserError, first_line
-from ctcsd.text.files import replacing
+from ctcsd.files import replacing
 
 SECONDS = 300  # of noise that is made
 VOICES = 6  # in babble

@@ -23,8 +23,8 @@ from ctcsd.config import Config
 from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.data.integrity import CHECKSUM, SHARD_SOURCES, SHARD_STORAGES, check_cut, read_features, read_wave
 from ctcsd.errors import UserError
+from ctcsd.files import read_json, replacing, writing
 from ctcsd.stamp import depends, file_hash, mark, up_to_date
-from ctcsd.text.files import read_json, replacing, writing
 
 INDEX = "index.json"
 FIELDS = {"fbank": "features", "wave": "recording"}  # what a shard holds, by features.type

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ctcsd.text.files import is_number, read_json
+from ctcsd.files import is_number, read_json
 
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FIGURES = ("search_seconds", "rtf", "search_peak_mib")

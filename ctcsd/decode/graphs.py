@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctcsd.errors import UserError
+from ctcsd.files import replacing, writing
 from ctcsd.lock import in_turn
 from ctcsd.stamp import file_hash
 from ctcsd.text.arpa import read_arpa
-from ctcsd.text.files import replacing, writing
 from ctcsd.text.lexicon import BACKOFF, read_lexicon, read_words
 from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
 

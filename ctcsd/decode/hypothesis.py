@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import read_json_lines, replacing
+from ctcsd.files import read_json_lines, replacing
 
 NOTES = ("failure", "fallback")  # stand in the file where there is something to say
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ctcsd.data.splits import safe_id
 from ctcsd.decode.align import TokenSpan, align_tokens
 from ctcsd.errors import UserError
+from ctcsd.files import replacing
 from ctcsd.posteriors import PosteriorReader
-from ctcsd.text.files import replacing
 from ctcsd.text.lexicon import Pronunciations
 from ctcsd.text.tokenizer import SPACE, Tokenizer, TokenTable
 

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 import kaldialign
 
 from ctcsd.errors import UserError
+from ctcsd.files import read_json_lines, replacing
 from ctcsd.score.wer import WerStats, wer
-from ctcsd.text.files import read_json_lines, replacing
 
 EPS = "*"  # how nothing is written
 GAP = " "  # nothing, in an alignment: no word or character is a space

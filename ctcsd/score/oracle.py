@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.errors import UserError
+from ctcsd.files import read_json_lines
 from ctcsd.score.utterances import Utterance
 from ctcsd.score.wer import total, utterance_errors
-from ctcsd.text.files import read_json_lines
 
 
 def oracle_figures(path: Path, utterances: Sequence[Utterance], normalize: Callable[[str], str]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ctcsd.errors import UserError
+from ctcsd.files import is_number
 from ctcsd.run_dir import RunDir
 from ctcsd.score.files import read_jsonl
 from ctcsd.score.significance import PairedDifference, paired_bootstrap
 from ctcsd.score.tables import WARM, Row, label, markdown, student_rows, with_seeds
-from ctcsd.text.files import is_number
 
 HEADER = ("method", "exit", "unit", "difference", "95 % interval", "probability of improvement")
 COUNTS = ("word_errors", "words", "char_errors", "chars")

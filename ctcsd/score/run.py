@@ -10,6 +10,7 @@ from ctcsd.decode.cost import read_cost
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.decode.search import search_name
 from ctcsd.errors import UserError
+from ctcsd.files import is_number, read_json
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
 from ctcsd.score.agreement import agreement_of_run
@@ -22,7 +23,6 @@ from ctcsd.score.units import WORDS, Units, units_of
 from ctcsd.score.utterances import score_utterances
 from ctcsd.score.wer import sentence_error_rate, wer
 from ctcsd.stamp import FILE
-from ctcsd.text.files import is_number, read_json
 from ctcsd.text.normalize import SCORING_RULES, scoring_rule
 from ctcsd.text.reference import Reference
 from ctcsd.text.tokenizer import TokenTable

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import lines_of, replacing
+from ctcsd.files import lines_of, replacing
 from ctcsd.text.ngram import BOS, EOS, UNK, NgramModel
 
 _FIELDS = re.compile(r"[ \t]+")  # str.split would cut a word at a no-break space

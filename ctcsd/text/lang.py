@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ctcsd.errors import UserError
+from ctcsd.files import lines_of, writing
 from ctcsd.text.arpa import copy_arpa, write_arpa
-from ctcsd.text.files import lines_of, writing
 from ctcsd.text.lexicon import lexicon_lines, word_lines
 from ctcsd.text.ngram import estimate
 from ctcsd.text.phones import PhoneOptions, train_phones

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import lines_of, read_symbols, symbol_lines
+from ctcsd.files import lines_of, read_symbols, symbol_lines
 from ctcsd.text.ngram import BOS, EOS, UNK
 
 EPSILON, BACKOFF = "<eps>", "#0"

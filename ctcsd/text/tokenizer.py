@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ctcsd.errors import UserError
-from ctcsd.text.files import read_symbols, symbol_lines
+from ctcsd.files import read_symbols, symbol_lines
 from ctcsd.text.lexicon import Lexicon, read_lexicon
 from ctcsd.text.ngram import UNK
 

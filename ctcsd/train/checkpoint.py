@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from ctcsd.config import Config, load_config
 from ctcsd.errors import UserError, first_line
+from ctcsd.files import replacing
 from ctcsd.model import EncoderCtc, make_model
-from ctcsd.text.files import replacing
 from ctcsd.train.resume import damage
 
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.yaml"

@@ -23,12 +23,12 @@ from ctcsd.data.features import cuts_file
 from ctcsd.data.report import write_drops
 from ctcsd.data.shar import REMEDY
 from ctcsd.distill.teacher import Teacher, make_teacher
+from ctcsd.files import replacing
 from ctcsd.lock import in_turn
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
-from ctcsd.text.files import replacing
 from ctcsd.text.tokenizer import Tokenizer, TokenTable
 from ctcsd.train.allocator import keep_freed_memory
 from ctcsd.train.checkpoint import (

@@ -17,11 +17,11 @@ from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, in_order
 from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.errors import UserError
+from ctcsd.files import replacing
 from ctcsd.model import EncoderCtc
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import depends, mark, up_to_date
-from ctcsd.text.files import replacing
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
 

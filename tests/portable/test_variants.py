@@ -13,11 +13,11 @@ from fakes import random_log_probs
 from ctcsd.config import Config, load_config
 from ctcsd.decode.run import search_run
 from ctcsd.errors import UserError
+from ctcsd.files import read_json
 from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
 from ctcsd.score.report import results_report
 from ctcsd.score.run import score_run
-from ctcsd.text.files import read_json
 from ctcsd.text.reference import Reference
 from ctcsd.text.tokenizer import TokenTable
 

@@ -18,7 +18,7 @@ from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
 from ctcsd.data.recipe import DlDir, Jobs, MaxBad, Out, paired
 from ctcsd.data.splits import SPLITS
 from ctcsd.errors import UserError, one_line_errors
-from ctcsd.text.files import lines_of
+from ctcsd.files import lines_of
 from ctcsd.text.normalize import normalize
 
 OPENSLR = "https://www.openslr.org/resources"

@@ -14,7 +14,7 @@ from ctcsd.data.audio import FORMATS, BadAudio, load_file
 from ctcsd.data.checks import Drop
 from ctcsd.data.prepare import Utterance
 from ctcsd.errors import UserError
-from ctcsd.text.files import lines_of, read_json_lines
+from ctcsd.files import lines_of, read_json_lines
 
 # What others call the columns: NeMo, Common Voice, Hugging Face.
 NAMES = {

@@ -19,7 +19,7 @@ from ctcsd.data.download import fetch, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
 from ctcsd.data.recipe import DlDir, Jobs, MaxBad, Out, paired
 from ctcsd.errors import UserError, one_line_errors
-from ctcsd.text.files import lines_of
+from ctcsd.files import lines_of
 
 OPENSLR = "https://www.openslr.org/resources"
 LIMITED_URL = "https://dl.fbaipublicfiles.com/librilight/data/librispeech_finetuning.tgz"
