@@ -12,7 +12,7 @@ import pytest
 from console import REPOSITORY, ctcsd
 from kinds import make_world
 
-from ctcsd.config import load_config, save_config
+from ctcsd.config import load_config, save_config, search_config
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
 
@@ -73,8 +73,8 @@ def test_overrides_take_paths_as_they_were_given(name: str, tmp_path: Path) -> N
     for found in (cfg, load_config([tmp_path / "config.yaml"])):
         assert [found.decode.prior, found.data.shar, found.distill.checkpoint, found.init_from] == [name] * 4
         assert found.lang.lexicon == found.decode.per_method["beam"]["prior"] == name
-        assert found.decode.of("beam").prior == found.decode.of("wfst").prior == name
-    variant = load_config([], ["decode.prior=x"]).decode.of(f"greedy+prior={name}+prior_scale=0.5")
+        assert [search_config(found.decode, method).prior for method in ("beam", "wfst")] == [name] * 2
+    variant = search_config(load_config([], ["decode.prior=x"]).decode, f"greedy+prior={name}+prior_scale=0.5")
     assert (variant.prior, variant.prior_scale) == (name, 0.5)
 
 
