@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ctcsd.decode.graphs import DEFAULT_LM_SCALE, LATTICE_BEAM
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE
 from ctcsd.decode.hypothesis import Candidate, Found, unique_texts
 from ctcsd.decode.k2_graphs import k2, load_grammar
 from ctcsd.decode.k2_search import K2Decoder, path_scores, symbols
@@ -41,14 +41,13 @@ class K2Nbest(K2Decoder):
         nbest_scale: float = 0.5,
         rescore_lm: str | Path | None = None,
         rescore_scale: float | None = None,
-        output_beam: float = LATTICE_BEAM,
         **options: Any,
     ) -> None:
         if nbest < 0 or num_paths < 1 or nbest_scale <= 0:
             raise UserError("decode.nbest is 0 or more, decode.num_paths 1 or more, decode.nbest_scale above 0")
         _check_rescore_scale(rescore_scale)
         self.second = None if rescore_lm is None else read_arpa(Path(rescore_lm))
-        super().__init__(table, lang_dir, graph, output_beam=output_beam, **options)
+        super().__init__(table, lang_dir, graph, **options)
         self.table = table
         self.nbest, self.num_paths, self.nbest_scale = nbest, num_paths, nbest_scale
         default = self.scale if graph == "HLG" else DEFAULT_LM_SCALE
@@ -125,14 +124,13 @@ class K2Rescorer(K2Decoder):
         lang_dir: Path,
         rescore_lm: str | Path | None = None,
         rescore_scale: float | None = None,
-        output_beam: float = LATTICE_BEAM,
         max_arcs: int = 20_000_000,
         **options: Any,
     ) -> None:
         if rescore_lm is None:
             raise UserError("the method k2-rescore wants decode.rescore_lm: a language model in ARPA format")
         _check_rescore_scale(rescore_scale)
-        super().__init__(table, lang_dir, "HLG", output_beam=output_beam, max_arcs=max_arcs, **options)
+        super().__init__(table, lang_dir, "HLG", max_arcs=max_arcs, **options)
         self.rescore_scale = self.scale if rescore_scale is None else rescore_scale
         grammar = load_grammar(Path(rescore_lm), Path(lang_dir), max_arcs)
         grammar.lm_scores = grammar.scores.clone()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ctcsd.config import Config, DecodeConfig, search_config
 from ctcsd.decode.cost import Cost
-from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, LATTICE_BEAM, PATH_BEAM, WFST_BEAM, graph_scale
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, WFST_BEAM, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
 from ctcsd.decode.search import METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
 from ctcsd.errors import SomeFailed, UserError
@@ -47,8 +47,6 @@ def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
         options = {name: value for name, value in options.items() if name not in RESCORE}
     if "search_beam" in options and options["search_beam"] is None:
         options["search_beam"] = WFST_BEAM if method == "wfst" else K2_BEAM
-    if "output_beam" in options and options["output_beam"] is None:
-        options["output_beam"] = LATTICE_BEAM if method in ("k2-nbest", "k2-rescore") else PATH_BEAM
     if "graph" in options:
         graph_scale(options["graph"], options["lm_scale"])
     return options

@@ -15,7 +15,7 @@ from ctcsd.config import Config, DecodeConfig, load_config
 from ctcsd.decode import search
 from ctcsd.decode.hypothesis import read_hypotheses
 from ctcsd.decode.run import search_options, search_run
-from ctcsd.decode.search import METHODS, STATES
+from ctcsd.decode.search import STATES
 from ctcsd.errors import SomeFailed, UserError, one_line_errors
 from ctcsd.posteriors import PosteriorWriter
 from ctcsd.run_dir import RunDir
@@ -189,8 +189,6 @@ def test_options_of_the_configuration() -> None:
     assert search_options("greedy", cfg) == {}
     assert search_options("wfst", cfg).keys() == {"graph", "lm_scale", *STATES}
     assert search_options("k2-rescore", cfg)["rescore_scale"] == search_options("k2-hlg", cfg)["lm_scale"] == 0.5
-    beams = {name: search_options(name, cfg)["output_beam"] for name in METHODS if name.startswith("k2-")}
-    assert beams == {"k2-1best": 2.0, "k2-hlg": 2.0, "k2-nbest": 8.0, "k2-rescore": 8.0}
     assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.5, 0.0)
     cfg.graph, cfg.lexicon = "HL", True
     assert (search_options("wfst", cfg)["lm_scale"], search_options("beam", cfg)["lm_scale"]) == (0.0, 0.5)
