@@ -74,7 +74,7 @@ def test_quick_does_all_six_stages(tmp_path: Path) -> None:
         assert word in table
     rows = [json.loads(x) for p in exp.rglob("results.jsonl") for x in p.read_text().splitlines()]
     assert len(rows) == 2 * (1 + 2) * 3, "splits x exits of ctc and skd x decoders"
-    assert {row["decoder"]: row["options"] for row in rows}["k2-1best"]["search_beam"] == 20.0
+    assert {row["decoder"]: row["options"] for row in rows}["k2-1best"]["search_beam"] == 4.0
     for row in rows:
         assert 0 <= row["wer_low"] <= row["wer"] <= row["wer_high"]
         assert row["revision"] and row["parameters"] > 0 and row["words"] > 0
@@ -90,7 +90,7 @@ def test_quick_does_all_six_stages(tmp_path: Path) -> None:
     shutil.rmtree(exp / "ctc")
     third = run_sh("--quick", "--exp", str(exp), "--methods", "skd", "--stage", "4", "decode.search_beam=15")
     assert third.returncode == 0, third.stderr
-    assert "search_beam was 20.0, is 15.0" in third.stdout
+    assert "search_beam was 4.0, is 15.0" in third.stdout
     assert "greedy on mini_dev student: up to date" in third.stdout
 
 

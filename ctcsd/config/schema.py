@@ -174,9 +174,9 @@ class DecodeConfig:
     graph: str = "HLG"  # wfst, k2-nbest: H | HL | HLG
     topo: str = "standard"  # k2: CTC's topology, or modified: a token may follow itself without a blank between
     max_arcs: int = 20_000_000  # wfst and k2: a larger graph is not made
-    search_beam: Optional[float] = None  # wfst (default: 15) and k2 (20): nats behind the best path so far
+    search_beam: Optional[float] = None  # wfst (default: 15), k2 (20), k2-1best (4): nats behind the best path so far
     output_beam: float = 8.0  # k2: nats behind the best path, of paths kept in the lattice
-    min_active: int = 20  # wfst and k2: states of a frame, whatever the beam
+    min_active: Optional[int] = None  # wfst and k2 (default: 20), k2-1best (1): states of a frame, whatever the beam
     max_active: int = 10000  # wfst and k2: states of a frame
     nbest: int = 0  # length of n-best lists; 0: none, and k2-nbest: all that are found
     num_paths: int = 100  # k2-nbest: drawn from the lattice

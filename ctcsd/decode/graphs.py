@@ -35,7 +35,6 @@ GRAPHS = {
 }
 TOPOLOGIES = ("standard", "modified")  # of CTC, in k2
 DEFAULT_LM_SCALE = 0.5
-WFST_BEAM, K2_BEAM = 15.0, 20.0  # nats; with k2, less than that loses words sooner (docs/decoding.md)
 VERSION = 1  # counted up when graphs of the same files come out differently
 BYTES_PER_ARC = 100
 SPARE_BYTES = 1 << 28

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ctcsd.decode.fallback import Attempt, first_found
-from ctcsd.decode.graphs import K2_BEAM, check_beams, graph_scale
+from ctcsd.decode.graphs import check_beams, graph_scale
 from ctcsd.decode.hypothesis import Found
 from ctcsd.decode.k2_graphs import all_final, k2, load_graph
 from ctcsd.errors import UserError
@@ -45,9 +45,10 @@ class K2Decoder:
         graph: str = "H",
         topo: str = "standard",
         lm_scale: float | None = None,
-        search_beam: float = K2_BEAM,
         output_beam: float = 8.0,
-        min_active: int = 20,
+        *,
+        search_beam: float,
+        min_active: int,
         max_active: int = 10000,
         max_arcs: int = 20_000_000,
     ) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from ctcsd.config import Config, DecodeConfig, search_config
 from ctcsd.decode.cost import Cost
-from ctcsd.decode.graphs import DEFAULT_LM_SCALE, K2_BEAM, WFST_BEAM, graph_scale
+from ctcsd.decode.graphs import DEFAULT_LM_SCALE, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
-from ctcsd.decode.search import METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
+from ctcsd.decode.search import BEAMS, METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
 from ctcsd.errors import SomeFailed, UserError
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import PosteriorReader
@@ -45,8 +45,9 @@ def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
         options["rescore_scale"] = options["lm_scale"] or DEFAULT_LM_SCALE  # 0 on HL: a list may be rescored there
     if method == "k2-nbest" and options["rescore_lm"] is None:
         options = {name: value for name, value in options.items() if name not in RESCORE}
-    if "search_beam" in options and options["search_beam"] is None:
-        options["search_beam"] = WFST_BEAM if method == "wfst" else K2_BEAM
+    for option, default in BEAMS.get(method, {}).items():
+        if options[option] is None:
+            options[option] = default
     if "graph" in options:
         graph_scale(options["graph"], options["lm_scale"])
     return options

@@ -31,6 +31,14 @@ METHODS: dict[str, tuple[str, ...]] = {
     "k2-nbest": (*PRIOR, "graph", "lm_scale", *LATTICE, "nbest", "num_paths", "nbest_scale", *RESCORE),
     "k2-rescore": (*PRIOR, "lm_scale", *RESCORE, *LATTICE),
 }
+# search on a graph -> its beam in nats, and the states of a frame whatever the beam, where these are not given
+BEAMS: dict[str, dict[str, float]] = {
+    "wfst": {"search_beam": 15.0, "min_active": 20},
+    # On CTC's topology alone the best path begins, in every frame, with the best path so far: no beam is too narrow.
+    "k2-1best": {"search_beam": 4.0, "min_active": 1},
+    # Less than 20 loses words sooner than without k2 (docs/decoding.md).
+    **dict.fromkeys(("k2-hlg", "k2-nbest", "k2-rescore"), {"search_beam": 20.0, "min_active": 20}),
+}
 
 
 def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any) -> Iterator[Hypothesis]:
@@ -118,6 +126,7 @@ def finds_words(method: str, options: dict[str, Any]) -> bool:
 
 def _decoder(method: str, table: TokenTable, lang_dir: Path, options: dict[str, Any]) -> Callable[[np.ndarray], Found]:
     """What decodes the (T, V) log-probs of an utterance of at least one frame."""
+    options = {**BEAMS.get(method, {}), **options}
     if method == "beam":
         from ctcsd.decode.beam import BeamDecoder
 

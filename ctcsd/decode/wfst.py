@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ctcsd.decode.fallback import Attempt, first_found
-from ctcsd.decode.graphs import WFST_BEAM, bounded_memory, cached, check_beams, graph_scale
+from ctcsd.decode.graphs import bounded_memory, cached, check_beams, graph_scale
 from ctcsd.decode.greedy import collapse
 from ctcsd.decode.hypothesis import Found
 from ctcsd.decode.wfst_graphs import build_graph, size
@@ -41,8 +41,9 @@ class GraphDecoder:
         lang_dir: Path,
         graph: str = "HLG",
         lm_scale: float | None = None,
-        search_beam: float = WFST_BEAM,
-        min_active: int = 20,
+        *,
+        search_beam: float,
+        min_active: int,
         max_active: int = 10000,
         max_arcs: int = 20_000_000,
     ) -> None:

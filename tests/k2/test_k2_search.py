@@ -93,6 +93,17 @@ def test_it_is_greedy_in_any_order(make_archive, lang_dir: Path) -> None:
         assert [(h.text, h.frames) for h in search(reader, lang_dir, "k2-1best", topo=topo)] == greedy
 
 
+@pytest.mark.parametrize("topo", TOPOLOGIES)
+def test_no_beam_is_too_narrow_on_the_topology_alone(make_archive, lang_dir: Path, topo: str) -> None:
+    rng = np.random.default_rng(8)
+    reader = make_archive([(f"u{i}", random_log_probs(rng, int(rng.integers(1, 200)), 5)) for i in range(20)])
+    wide = list(search(reader, lang_dir, "k2-1best", topo=topo, min_active=20, **WIDE))
+    for narrow in ({}, {"search_beam": 0.5, "min_active": 0, "output_beam": 0.5}):
+        found = list(search(reader, lang_dir, "k2-1best", topo=topo, **narrow))
+        assert [(h.text, h.frames, h.fallback) for h in found] == [(h.text, h.frames, None) for h in wide]
+        assert [h.score for h in found] == pytest.approx([h.score for h in wide], abs=1e-2)
+
+
 @pytest.mark.parametrize(("topo", "lm_scale"), [("standard", 0.3), ("standard", 2.5), ("modified", 1.0)])
 def test_hlg_is_acoustic_and_language_model(make_archive, lang_dir: Path, topo: str, lm_scale: float) -> None:
     add_words(lang_dir)
