@@ -123,7 +123,7 @@ CONTESTANTS: dict[str, dict[str, Callable[[PosteriorReader, Path], Texts]]] = {
         "pyctcdecode": pyctcdecode_beam(False, 10),
     },
     "lexicon, n-gram": {
-        "ctcsd wfst": ours("wfst", lm_scale=LM_SCALE, search_beam=8.0, max_active=1000),
+        "ctcsd wfst": ours("wfst", lm_scale=LM_SCALE, search_beam=6.0, max_active=500),
         "ctcsd beam": ours("beam", beam=20, lexicon=True, lm_scale=LM_SCALE),
         "torchaudio": torchaudio_beam(True, 20),
         "pyctcdecode": pyctcdecode_beam(True, 20),

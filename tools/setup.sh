@@ -155,8 +155,8 @@ pip() { # pip FOLDER ARGUMENTS...
 }
 
 set_up_training() {
-  local kinds=(dev) extras=train,dev kind=dev modules="torch, torchaudio, lhotse, lightning, ctcsd" size=6
-  [[ $dev ]] || { kinds=(base dev) && extras=train && kind=base; }
+  local kinds=(dev) extras=train,export,dev kind=dev modules="torch, torchaudio, lhotse, lightning, ctcsd" size=6
+  [[ $dev ]] || { kinds=(base dev) && extras=train,export && kind=base; }
   if [[ $python && -x $train/bin/python ]]; then
     (($(version_of "$python") == $(version_of "$train/bin/python"))) ||
       step "remove .venv (another Python)" rm -rf "$train"

@@ -43,11 +43,17 @@ def export(
     run: Path = RUN,
     exit: str = typer.Option(..., "--exit", help="The exit at which the model ends."),
     out: Path = typer.Option(..., "--out", help="A new folder for model.safetensors, config.yaml and tokens.txt."),
+    onnx: bool = typer.Option(False, "--onnx", help="And for model.onnx, which sherpa-onnx runs."),
+    int8: bool = typer.Option(False, "--int8", help="And for model.int8.onnx, with 8-bit weights."),
 ) -> None:
-    """Write one exit of a trained model, without the layers above it, to hand on."""
-    from ctcsd.train.export import export_run
+    """Write one exit of a trained model, without the layers above it, to hand on.
 
-    parameters = export_run(run, exit, out)
+    With --onnx also as sherpa-onnx reads it; it is run once and compared. Then, for instance:
+    sherpa-onnx-offline --zipformer-ctc-model=OUT/model.onnx --tokens=OUT/tokens.txt some.wav
+    """
+    from ctcsd.export.exit_alone import export_run
+
+    parameters = export_run(run, exit, out, onnx, int8)
     print(f"{out}: {run} up to its exit '{exit}', {parameters / 1e6:.2f} M parameters")
 
 

@@ -8,10 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import sherpa_onnx
 from console import ctcsd
+from lhotse import CutSet
 from safetensors.torch import load_file
 
+from ctcsd.data.features import load_cuts
 from ctcsd.posteriors import PosteriorReader
+from ctcsd.score.wer import wer
 
 TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
 TINY += ["data.max_duration=30", "train.epochs=3"]
@@ -58,6 +62,26 @@ def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> No
     assert not (run / "posteriors" / "test-teacher").exists()
     for cut_id, log_probs in student:
         assert (both[cut_id] == log_probs).all(), "the student alone is the full model's student exit, bit for bit"
+    done = ctcsd("export", "--run", run, "--exit", "student", "--out", tmp_path / "out", "--int8")
+    assert done.returncode == 0, done.stderr
+    cuts = load_cuts(small_corpus / "manifests" / "cuts_test.jsonl.gz", stage=0)
+    for name in ("model.onnx", "model.int8.onnx"):
+        spoken = by_sherpa(tmp_path / "out", name, cuts)
+        assert wer([(text.split(), found.split()) for text, found in spoken]).rate < 10.0, name
+
+
+def by_sherpa(folder: Path, name: str, cuts: CutSet) -> list[tuple[str, str]]:
+    """What was said in each recording, and what sherpa-onnx hears with an exported model."""
+    recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        model=str(folder / name), tokens=str(folder / "tokens.txt")
+    )
+    pairs = []
+    for cut in cuts:
+        stream = recognizer.create_stream()
+        stream.accept_waveform(cut.sampling_rate, cut.load_audio()[0])
+        recognizer.decode_stream(stream)
+        pairs.append((cut.supervisions[0].text, stream.result.text))
+    return pairs
 
 
 def test_the_same_seed_gives_the_same_model(small_corpus: Path, tmp_path: Path) -> None:

@@ -6,22 +6,29 @@ from pathlib import Path
 
 from ctcsd.config import save_config
 from ctcsd.errors import UserError
+from ctcsd.export.onnx_model import INT8_FILE, ONNX_FILE, check_exportable, export_onnx, quantize
+from ctcsd.revision import revision
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import CONFIG_FILE, load_model, save_model
 
 
-def export_run(run: Path, exit: str, out: Path) -> int:
+def export_run(run: Path, exit: str, out: Path, onnx: bool = False, int8: bool = False) -> int:
     """Write model, config and token table of a run cut off above an exit; `load_model(out)` reads them.
+
+    Args:
+        onnx: write `model.onnx` beside them; int8: and `model.int8.onnx`.
 
     Returns:
         the number of parameters.
 
     Raises:
-        UserError: the run is not trained, has no such exit, or `out` holds something.
+        UserError: the run is not trained, has no such exit, or `out` holds something; as `export_onnx`.
     """
     table = TokenTable.load(run)
     model, cfg = load_model(run, table.fingerprint)
     alone = model.truncate(exit)
+    if onnx or int8:
+        check_exportable(alone)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -29,4 +36,9 @@ def export_run(run: Path, exit: str, out: Path) -> int:
     save_config(cfg, out / CONFIG_FILE)
     (out / "tokens.txt").write_text(table.text, encoding="utf-8")
     save_model(alone, out, table.fingerprint)
+    if onnx or int8:
+        about = {"model_author": "ctcsd", "revision": revision(), "method": cfg.method, "exit": exit}
+        export_onnx(alone, exit, out / ONNX_FILE, about)
+    if int8:
+        quantize(out / ONNX_FILE, out / INT8_FILE)
     return alone.num_parameters()

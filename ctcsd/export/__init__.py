@@ -1,0 +1,1 @@
+"""What leaves the house: one exit alone, and as an ONNX model for sherpa-onnx."""
