@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -61,6 +62,36 @@ def search(
 
     cfg = run_config(run, config, overrides)
     search_run(run, lang, cfg, chosen_exits(cfg, exit), list(method or cfg.decode.methods), k2_python, here)
+
+
+@app.command()
+def transcribe(
+    audio: List[Path] = typer.Argument(..., help="Audio files of any format, rate and number of channels."),
+    run: Path = typer.Option(..., "--run", help="Folder of the run, or one that `ctcsd export` wrote."),
+    exit: str = typer.Option("student", "--exit", help="Exit whose posteriors are searched."),
+    method: str = typer.Option("greedy", "--method", help="Search; NAME+KEY=VALUE sets options of it."),
+    lang: Optional[Path] = typer.Option(None, "--lang", help="Lang dir, for a search with words.  [default: RUN]"),
+) -> None:
+    """Recognise audio files: a line `FILE<tab>TEXT` for each, in their order.
+
+    Options of the search are those of the recipe that the run was trained with. Example:
+    --run egs/fotaq/exp/default/skd/seed1 --method wfst --lang egs/fotaq/data/lang_char *.wav
+    """
+    from tempfile import TemporaryDirectory
+
+    from ctcsd.export.transcribe import transcribe
+
+    cfg = run_config(run, None, None)
+    if exit not in cfg.model.exits:
+        raise UserError(f"{run} has no exit '{exit}', only {', '.join(cfg.model.exits)}")
+    with TemporaryDirectory() as folder:
+        found, failed = transcribe(run, cfg, exit, lang or run, method, audio, Path(folder) / "posteriors")
+        for hypothesis in found:
+            print(f"{hypothesis.cut_id}\t{hypothesis.text}", flush=True)
+    for line in failed:
+        print(line, file=sys.stderr)
+    if failed:
+        raise SomeFailed(f"{len(failed)} of {len(set(audio))} files could not be read (listed above)")
 
 
 @app.command()

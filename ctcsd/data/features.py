@@ -26,6 +26,11 @@ from ctcsd.text.phones import PhoneOptions
 SAMPLE_RATE = 16000
 
 
+def fbank(num_mel_bins: int) -> Fbank:
+    """The features of every model: log-mel filterbanks as Kaldi computes them, of 16 kHz audio."""
+    return Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=num_mel_bins))
+
+
 def load_cuts(path: Path, stage: int) -> CutSet:
     """A cut set from its file, all in memory; raises UserError naming the stage that makes it."""
     if not path.is_file():
@@ -125,7 +130,7 @@ def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> tuple[C
     try:
         with writing(storage):
             done = cuts.to_eager().compute_and_store_features(
-                extractor=Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=num_mel_bins)),
+                extractor=fbank(num_mel_bins),
                 storage_path=storage.absolute() / "feats",
                 num_jobs=min(jobs, len(cuts)),
                 storage_type=LilcomChunkyWriter,

@@ -1,1 +1,1 @@
-"""What leaves the house: one exit alone, and as an ONNX model for sherpa-onnx."""
+"""What a trained model is for outside of the recipes: an exit alone, as ONNX for sherpa-onnx, text from audio files."""

@@ -59,7 +59,7 @@ def posteriors_run(
         }
         if not missing:
             continue
-        model = model or _model_of(run, table)
+        model = model or model_of(run, table)
         count = write_posteriors(model, load_cuts(source, stage=1), missing, table, top_k)
         for name in missing:
             mark(markers[name], needs)
@@ -111,7 +111,7 @@ def write_posteriors(
     return len(cuts)
 
 
-def _model_of(run: Path, table: TokenTable) -> EncoderCtc:
+def model_of(run: Path, table: TokenTable) -> EncoderCtc:
     """The model of a run, on the accelerator where there is one."""
     return load_model(run, table.fingerprint)[0].to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -133,7 +133,7 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
     if not targets:
         return
     table = TokenTable.load(lang_dir)
-    model = _model_of(run, table)
+    model = model_of(run, table)
     cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())[:PRIOR_CUTS]
     with tempfile.TemporaryDirectory() as folder:
         archives = {name: Path(folder) / name for name in targets}

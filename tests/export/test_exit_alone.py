@@ -8,23 +8,11 @@ import pytest
 import torch
 from console import ctcsd
 from safetensors.torch import load_file
-from tiny import features, tiny_model
+from tiny import features
 
-from ctcsd.config import Config, ModelConfig, save_config
+from ctcsd.config import ModelConfig
 from ctcsd.text.tokenizer import TokenTable
-from ctcsd.train.checkpoint import load_model, save_model
-
-
-@pytest.fixture
-def run(tmp_path: Path, table: TokenTable) -> Path:
-    """A trained run's folder, as far as an export looks at it."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    model = tiny_model(vocab_size=len(table))
-    save_config(Config(method="skd", model=model.cfg), folder / "config.yaml")
-    (folder / "tokens.txt").write_text(table.text, encoding="utf-8")
-    save_model(model, folder, table.fingerprint)
-    return folder
+from ctcsd.train.checkpoint import load_model
 
 
 @pytest.mark.parametrize("exit", ["student", "teacher"])

@@ -68,6 +68,11 @@ def test_skd_overfits_sixty_utterances(small_corpus: Path, tmp_path: Path) -> No
     for name in ("model.onnx", "model.int8.onnx"):
         spoken = by_sherpa(tmp_path / "out", name, cuts)
         assert wer([(text.split(), found.split()) for text, found in spoken]).rate < 10.0, name
+    sources = [cut.recording.sources[0].source for cut in cuts]
+    done = ctcsd("transcribe", "--run", tmp_path / "out", *sources)
+    assert done.returncode == 0, done.stderr
+    spoken = [(cut.supervisions[0].text, line.split("\t")[1]) for cut, line in zip(cuts, done.stdout.splitlines())]
+    assert wer([(text.split(), found.split()) for text, found in spoken]).rate < 10.0, "from the audio files"
 
 
 def by_sherpa(folder: Path, name: str, cuts: CutSet) -> list[tuple[str, str]]:
