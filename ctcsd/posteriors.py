@@ -102,6 +102,10 @@ class DamagedEntry(UserError):
     """An array of an archive that is damaged or gone; the others may be whole."""
 
 
+class DamagedManifest(UserError):
+    """The list of an archive, which is damaged from some line on; the utterances before it may be whole."""
+
+
 class PosteriorReader:
     """Streams an archive in the order in which it was written, or reads one cut; holds one utterance at a time.
 
@@ -140,12 +144,23 @@ class PosteriorReader:
         return coarse
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The manifest's rows: id, frame_shift (seconds), top_k, array, crc32 (archives before it have none)."""
+        """The manifest's rows: id, frame_shift (seconds), top_k, array, crc32 (archives before it have none).
+
+        Raises:
+            DamagedManifest: at the end of those that can be read, where there were more.
+        """
         manifest, seen = self.path / MANIFEST, set()
-        for number, row in enumerate(read_json_lines(manifest), start=1):
+        numbered = enumerate(read_json_lines(manifest), start=1)
+        while True:
+            try:
+                number, row = next(numbered, (0, {}))
+            except UserError as error:
+                raise DamagedManifest(str(error)) from None
+            if not number:
+                return
             row.setdefault("top_k", 0)  # the first archives did not say
             if not _is_row(row, len(self.table)) or row["id"] in seen:
-                raise UserError(f"{manifest}: line {number} is not the row of another utterance")
+                raise DamagedManifest(f"{manifest}: line {number} is not the row of another utterance")
             seen.add(row["id"])
             yield row
 
@@ -176,8 +191,12 @@ class PosteriorReader:
 
     @property
     def seconds(self) -> float:
-        """Of all the audio."""
-        return sum(row["frame_shift"] * row["array"]["shape"][0] for row in self.rows())
+        """Of all the audio that a damaged list still names."""
+        total = 0.0
+        with suppress(DamagedManifest):
+            for row in self.rows():
+                total += row["frame_shift"] * row["array"]["shape"][0]
+        return total
 
     def read(self, cut_id: str) -> np.ndarray:
         """(T, V) float32 natural-log probabilities of one cut.

@@ -77,21 +77,20 @@ def transcribe(
     Options of the search are those of the recipe that the run was trained with. Example:
     --run egs/fotaq/exp/default/skd/seed1 --method wfst --lang egs/fotaq/data/lang_char *.wav
     """
-    from tempfile import TemporaryDirectory
-
     from ctcsd.export.transcribe import transcribe
 
     cfg = run_config(run, None, None)
     if exit not in cfg.model.exits:
         raise UserError(f"{run} has no exit '{exit}', only {', '.join(cfg.model.exits)}")
-    with TemporaryDirectory() as folder:
-        found, failed = transcribe(run, cfg, exit, lang or run, method, audio, Path(folder) / "posteriors")
-        for hypothesis in found:
+    failed = 0
+    for hypothesis in transcribe(run, cfg, exit, lang or run, method, dict.fromkeys(audio)):
+        if hypothesis.failure:
+            failed += 1
+            print(f"{hypothesis.cut_id}: {hypothesis.failure}", file=sys.stderr, flush=True)
+        else:
             print(f"{hypothesis.cut_id}\t{hypothesis.text}", flush=True)
-    for line in failed:
-        print(line, file=sys.stderr)
     if failed:
-        raise SomeFailed(f"{len(failed)} of {len(set(audio))} files could not be read (listed above)")
+        raise SomeFailed(f"{failed} of {len(set(audio))} files could not be recognised (listed above)")
 
 
 @app.command()
@@ -191,6 +190,8 @@ def align(
     if hypotheses:
         for h in read_hypotheses(files.hypotheses(hypotheses, split, exit)):
             tokens[h.cut_id], texts[h.cut_id] = h.tokens, h.text
+            if h.failure:
+                unknown[h.cut_id] = h.failure
     else:
         for cut_id, cut in references(cuts_file(data, cfg, split)).items():
             try:
@@ -208,4 +209,4 @@ def align(
     for cut_id, reason in failed.items():
         print(f"not aligned: {cut_id}: {reason}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(tokens) + len(unknown)} cuts could not be aligned (listed above)")
+        raise SomeFailed(f"{len(failed)} of {len(tokens) + len(unknown)} cuts could not be aligned (listed above)")

@@ -48,8 +48,8 @@ def export(
 ) -> None:
     """Write one exit of a trained model, without the layers above it, to hand on.
 
-    With --onnx also as sherpa-onnx reads it; it is run once and compared. Then, for instance:
-    sherpa-onnx-offline --zipformer-ctc-model=OUT/model.onnx --tokens=OUT/tokens.txt some.wav
+    The run's prior of that exit goes with it. With --onnx also as sherpa-onnx reads it: it is run once and compared;
+    docs/export.md tells how to use it.
     """
     from ctcsd.export.exit_alone import export_run
 

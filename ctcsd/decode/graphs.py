@@ -23,7 +23,7 @@ from ctcsd.files import replacing, writing
 from ctcsd.lock import in_turn
 from ctcsd.stamp import file_hash
 from ctcsd.text.arpa import read_arpa
-from ctcsd.text.lexicon import BACKOFF, read_lexicon, read_words
+from ctcsd.text.lexicon import BACKOFF, RESERVED, read_lexicon, read_words
 from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
 
 LEXICON, LM = "lexicon.txt", "lm.arpa"
@@ -104,6 +104,9 @@ def lexicon_fst(lang_dir: Path, table: TokenTable, backoff: bool) -> tuple[str, 
         outputs = [words[pronunciation.word], *[0] * (len(tokens) - 1)]
         lines += [f"{a} {b} {token} {word}" for a, b, token, word in zip(path, path[1:], tokens, outputs)]
         state += len(tokens) - 1
+    silent = sorted({*words} - {p.word for p in lexicon} - RESERVED)
+    if silent:
+        print(f"{lang_dir}: {len(silent)} words of words.txt are not in {LEXICON}, such as '{silent[0]}'", flush=True)
     return "\n".join(lines) + "\n", list(range(first, first + max(marks) + 1))
 
 

@@ -17,7 +17,7 @@ from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
 from ctcsd.decode.search import BEAMS, METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
 from ctcsd.errors import SomeFailed, UserError
 from ctcsd.k2_env import find_k2_python
-from ctcsd.posteriors import PosteriorReader
+from ctcsd.posteriors import DamagedManifest, PosteriorReader
 from ctcsd.run_dir import RunDir
 from ctcsd.stamp import depends, mark, up_to_date
 
@@ -142,12 +142,15 @@ def _search_archive(
 
 
 def _note(hypotheses: Iterable[Hypothesis], failures: dict[str, str], fallbacks: Counter[str]) -> Iterator[Hypothesis]:
-    for hypothesis in hypotheses:
-        if hypothesis.fallback:
-            fallbacks[hypothesis.fallback] += 1
-        if hypothesis.failure:
-            failures[hypothesis.cut_id] = hypothesis.failure
-        yield hypothesis
+    try:
+        for hypothesis in hypotheses:
+            if hypothesis.fallback:
+                fallbacks[hypothesis.fallback] += 1
+            if hypothesis.failure:
+                failures[hypothesis.cut_id] = hypothesis.failure
+            yield hypothesis
+    except DamagedManifest as error:
+        failures["(all others)"] = str(error)
 
 
 def k2_interpreter(methods: Sequence[str], k2_python: Path | None = None) -> Path | None:

@@ -14,7 +14,7 @@ from ctcsd.decode.greedy import greedy
 from ctcsd.decode.hypothesis import NOTHING, Found, Hypothesis
 from ctcsd.decode.posterior_input import scaled_log_prior, unusable
 from ctcsd.errors import UserError
-from ctcsd.posteriors import PosteriorReader
+from ctcsd.posteriors import DamagedManifest, PosteriorReader
 from ctcsd.text.tokenizer import TokenTable
 
 PRIOR = ("prior", "prior_scale")
@@ -44,7 +44,8 @@ BEAMS: dict[str, dict[str, float]] = {
 def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any) -> Iterator[Hypothesis]:
     """Decode an archive, utterance by utterance, in its order; graphs and models are made before this returns.
 
-    An utterance that fails has an empty hypothesis that says why; the others go on.
+    An utterance that fails has an empty hypothesis that says why; the others go on. Where the archive's list is
+    damaged, DamagedManifest comes behind the hypotheses of all that it still names.
 
     Args:
         reader: the archive of log-posteriors.
@@ -69,15 +70,19 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
     table = reader.table
     prior = scaled_log_prior(options.pop("prior", None), options.pop("prior_scale", 0.0), len(table))
     failures: dict[str, str] = {}
+    damage: list[DamagedManifest] = []
     nothing = np.zeros((0, len(table)), dtype=np.float32)
 
     def utterances() -> Iterator[tuple[str, np.ndarray]]:
-        for cut_id, entry in reader.entries():
-            log_probs, reason = (nothing, str(entry)) if isinstance(entry, UserError) else (entry, unusable(entry))
-            if reason:
-                failures[cut_id] = reason
-                log_probs = nothing
-            yield cut_id, log_probs if prior is None else log_probs - prior
+        try:
+            for cut_id, entry in reader.entries():
+                log_probs, reason = (nothing, str(entry)) if isinstance(entry, UserError) else (entry, unusable(entry))
+                if reason:
+                    failures[cut_id] = reason
+                    log_probs = nothing
+                yield cut_id, log_probs if prior is None else log_probs - prior
+        except DamagedManifest as error:
+            damage.append(error)
 
     if method == "greedy":
         results = greedy(utterances())
@@ -90,7 +95,12 @@ def search(reader: PosteriorReader, lang_dir: Path, method: str, **options: Any)
         failure = failures.pop(cut_id, None) or found.failure
         return Hypothesis(cut_id, text, found.score, found.tokens, found.frames, failure, found.fallback, found.nbest)
 
-    return starmap(hypothesis, results)
+    def hypotheses() -> Iterator[Hypothesis]:
+        yield from starmap(hypothesis, results)
+        for error in damage:
+            raise error
+
+    return hypotheses()
 
 
 def lang_files(method: str, options: dict[str, Any]) -> tuple[str, ...]:

@@ -43,19 +43,29 @@ def copy_arpa(source: Path, target: Path) -> list[str]:
     """Copy an ARPA file, plain or .gz, in lower case; returns its words.
 
     Raises:
-        UserError: as `lines_of`, not a whole ARPA file, or words that differ by their case alone.
+        UserError: as `lines_of`, not a whole ARPA file, sections of other sizes than its header says, or words that
+            differ by their case alone.
     """
-    words, section = [], ""
+    words, section, rows = [], "", 0
+    counts: dict[str, int] = {}  # of the header, by section
     with replacing(target) as partial, open(partial, "w", encoding="utf-8") as out:
-        for line in lines_of(source):
+        for number, line in enumerate(lines_of(source), start=1):
             line = line.lower()
             if line.startswith("\\"):
-                section = line.strip()
-            elif section == "\\1-grams:" and line.strip(" \t"):
+                if rows != counts.get(section, rows):
+                    raise UserError(
+                        f"{source}: line {number}: {rows} {section} where the header says {counts[section]}"
+                    )
+                section, rows = line.strip(), 0
+            elif section == "\\data\\" and (count := _COUNT.fullmatch(line.strip(" \t"))):
+                counts[f"\\{count[1]}-grams:"] = int(count[2])
+            elif line.strip(" \t"):
+                rows += 1
                 fields = _FIELDS.split(line.strip(" \t"))
-                if len(fields) < 2:
+                if section == "\\1-grams:" and len(fields) < 2:
                     raise UserError(f"{source}: a 1-gram without a word: '{line}'")
-                words.append(fields[1])
+                if section == "\\1-grams:":
+                    words.append(fields[1])
             out.write(f"{line}\n")
         if section != "\\end\\" or not words:
             raise UserError(f"{source}: not a whole ARPA file")

@@ -16,7 +16,7 @@ from ctcsd.text.phones import PhoneOptions, train_phones
 from ctcsd.text.tokenizer import Tokenizer, TokenTable, train_bpe, train_chars
 
 UNITS = ("char", "bpe", "phone")
-LM_FILE = "lm.arpa"
+LM_FILE, UNSPELLED = "lm.arpa", "unspelled.txt"
 
 
 def make_lang(
@@ -87,7 +87,11 @@ def _write_words_and_lm(
     lexicon, missing = Tokenizer(lang_dir).spell(words)
     (lang_dir / "words.txt").write_text(word_lines(lexicon), encoding="utf-8")
     (lang_dir / "lexicon.txt").write_text(lexicon_lines(lexicon), encoding="utf-8")
-    print(f"words: {len(lexicon)}" + (f"; {len(missing)} that the tokens cannot spell" if missing else ""), flush=True)
+    said = f"words: {len(lexicon)}"
+    if missing:
+        (lang_dir / UNSPELLED).write_text("".join(f"{word}\n" for word in missing), encoding="utf-8")
+        said += f"; {len(missing)} that the tokens cannot spell, such as '{missing[0]}' (all in {UNSPELLED})"
+    print(said, flush=True)
     if given:
         print(f"language model: {lm_arpa}", flush=True)
     elif lm_order:

@@ -45,6 +45,10 @@ def test_made_again_when_an_option_or_an_input_changes(tmp_path: Path, capsys: p
         ("\\data\\\n", "not a whole ARPA"),
         ("\\1-grams:\n-1\ta\n-1\tA\n\\end\\\n", "their case alone"),
         ("\\1-grams:\n-1\n\\end\\\n", "a 1-gram without a word: '-1'"),
+        (
+            "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\ta\n-1\tb\n\n\\end\\\n",
+            r"line 8: 2 .1-grams: where the header says 3",
+        ),
     ):
         (tmp_path / "odd.arpa").write_text(content)
         with pytest.raises(UserError, match=message):

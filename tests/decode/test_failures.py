@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def test_a_run_goes_on_past_failures_and_says_so(
     run.archive_marker("dev", "teacher").write_text('{"made": "again"}')
     search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy"])
     assert not (run.decoded("greedy") / "failed-dev-teacher.txt").exists()
+
+    manifest = run.archive("dev", "teacher") / "manifest.jsonl.gz"
+    manifest.write_bytes(gzip.compress(gzip.decompress(manifest.read_bytes()) + b"{not"))
+    for split in ("dev", "test"):
+        run.archive_marker(split, "teacher").write_text('{"made": "once more"}')
+    with pytest.raises(SomeFailed, match="1 utterances could not be decoded"):
+        search_run(run.path, lang_dir, cfg, ["teacher"], ["greedy"])
+    assert [h.cut_id for h in read_hypotheses(run.hypotheses("greedy", "dev", "teacher"))] == ["u2"]
+    listed = (run.decoded("greedy") / "failed-dev-teacher.txt").read_text()
+    assert listed == f"(all others)\t{manifest}: line 2 is not a JSON object\n"
+    assert "greedy on test teacher: 3 utterances" in capsys.readouterr().out, "the other archive"
 
 
 def test_a_run_keeps_n_best_lists_and_counts_fallbacks(

@@ -23,7 +23,8 @@ from brute_force import (
 from fakes import random_log_probs
 
 from ctcsd.decode import search
-from ctcsd.decode.graphs import disambiguation, pronunciations
+from ctcsd.decode.graphs import disambiguation, lexicon_fst, pronunciations
+from ctcsd.decode.wfst_graphs import _determinize
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.text.tokenizer import TokenTable
@@ -221,6 +222,8 @@ def test_wrong_requests_are_one_line(make_archive, lang_dir: Path) -> None:
     refused("of 5 tokens passes", graph="H", max_arcs=24)
     refused(r"LG has \d+ arcs, decode\.max_arcs is 25: prune", max_arcs=25)
     refused(r"HLG has \d+ arcs, decode\.max_arcs is 100: prune", max_arcs=100)
+    with pytest.raises(UserError, match=r"L, determinized, has more than 3 states, decode\.max_arcs is 3: prune"):
+        _determinize(kaldifst.compile(lexicon_fst(lang_dir, reader.table, backoff=False)[0]), "L", 3)
     (lang_dir / "words.txt").write_text("<eps> 0\na 1\n#0 2\n<s> 3\n</s> 4\n", encoding="utf-8")
     refused(r"'ab' is in lexicon\.txt, but not in words\.txt")
     add_words(lang_dir, arpa=ARPA.replace("-0.3\tc c", "none\tc c"))

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from brute_force import add_words
 from console import ctcsd
 
+from ctcsd.config import load_config, save_config
 from ctcsd.data.features import fbank
 from ctcsd.decode.greedy import collapse
 from ctcsd.export.transcribe import read_audio
+from ctcsd.run_dir import RunDir
 from ctcsd.text.tokenizer import TokenTable
 from ctcsd.train.checkpoint import load_model
 
@@ -49,19 +52,43 @@ def test_any_rate_and_any_channels(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_listed_and_the_others_are_recognised(run: Path, tmp_path: Path) -> None:
     good, text = noise(tmp_path / "good.wav", 1.0), tmp_path / "text.wav"
     text.write_text("no audio")
+    cut = noise(tmp_path / "cut.wav", 1.0)
+    cut.write_bytes(cut.read_bytes()[:40_000])
+    odd = tmp_path / "nan.wav"
+    soundfile.write(odd, np.full(16000, np.nan), 16000, subtype="FLOAT")
     short, long = noise(tmp_path / "short.wav", 0.01), noise(tmp_path / "long.flac", 601.0, 1000)
-    done = ctcsd("transcribe", "--run", run, text, short, good, tmp_path / "none.wav", tmp_path, long)
+    done = ctcsd("transcribe", "--run", run, text, short, good, tmp_path / "none.wav", tmp_path, long, cut, odd)
     assert done.returncode == 3
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{good}\t")
     assert done.stderr.splitlines() == [
         f"{text}: not audio that can be read",
         f"{short}: no more than 10 ms of audio",
-        f"{tmp_path / 'none.wav'}: no such file",
-        f"{tmp_path}: no such file",
+        f"{tmp_path / 'none.wav'}: no file {tmp_path / 'none.wav'}",
+        f"{tmp_path}: no file {tmp_path}",
         f"{long}: 10 minutes long: cut it at pauses into parts of at most 600 s",
-        "error: 5 of 6 files could not be read (listed above)",
+        f"{cut}: 39920 of 64000 bytes",
+        f"{odd}: NaN in its posteriors",
+        "error: 7 of 8 files could not be recognised (listed above)",
     ]
+
+
+def test_an_export_has_what_a_search_wants(run: Path, lang_dir: Path, tmp_path: Path) -> None:
+    add_words(lang_dir)
+    cfg = load_config([run / "config.yaml"])
+    cfg.decode.per_method = {"wfst": {"prior_scale": 0.5}}
+    save_config(cfg, run / "config.yaml")
+    RunDir(run).prior("student").parent.mkdir()
+    np.save(RunDir(run).prior("student"), np.full(5, 0.2, dtype=np.float32))
+    assert ctcsd("export", "--run", run, "--exit", "student", "--out", tmp_path / "out").returncode == 0
+    path = noise(tmp_path / "a.wav", 1.0)
+    said = []
+    for folder in (run, tmp_path / "out"):
+        done = ctcsd("transcribe", "--run", folder, "--method", "wfst", "--lang", lang_dir, path)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+        assert ("HLG: " in done.stderr) == (folder == run), "it was made once"
+    assert said[0] == said[1] and said[0].startswith(f"{path}\t") and said[0].count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -69,6 +96,7 @@ def test_what_cannot_be_read_is_listed_and_the_others_are_recognised(run: Path, 
     [
         (["--exit", "middle"], "has no exit 'middle', only student, teacher"),
         (["--method", "k2-1best"], "'k2-1best' runs where k2 is"),
+        (["--method", "k2-foo"], "no search method 'k2-foo'"),
         (["--method", "wfst"], "has no words.txt, which a search on HLG needs"),
         (["--method", "greedy+beam=3"], "search method 'greedy' takes no option 'beam'"),
     ],

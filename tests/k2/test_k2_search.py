@@ -145,6 +145,7 @@ def test_lists_of_tokens(make_archive, lang_dir: Path) -> None:
             text = reader.table.text_of(tokens)
             scores[text] = max(best, scores.get(text, -np.inf))
         assert len(found.nbest) <= 4 and found.nbest[0].text == found.text
+        assert found.score == pytest.approx(max(scores.values()), abs=1e-3)
         for candidate in found.nbest:
             assert candidate.lm == 0.0 and candidate.total == candidate.am
             assert candidate.am == pytest.approx(scores[candidate.text], abs=1e-3)

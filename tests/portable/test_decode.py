@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from ctcsd.decode import search
 from ctcsd.decode.greedy import collapse, greedy
 from ctcsd.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
 from ctcsd.errors import UserError
-from ctcsd.posteriors import PosteriorReader, PosteriorWriter
+from ctcsd.posteriors import DamagedManifest, PosteriorReader, PosteriorWriter
 from ctcsd.text.tokenizer import TokenTable
 
 
@@ -160,6 +161,20 @@ def test_the_search_goes_on_past_damaged_arrays(make_archive, lang_dir: Path, tm
     for i in (1, 3):
         assert (found[i].cut_id, found[i].text, found[i].tokens) == (f"u{i}", "", [])
         assert f"utterance u{i}: unreadable" in (found[i].failure or "")
+
+
+def test_the_search_takes_all_that_a_damaged_list_still_names(make_archive, lang_dir: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    reader = make_archive([(f"u{i}", random_log_probs(rng, 6, 5)) for i in range(5)])
+    before = list(search(reader, lang_dir, "greedy"))
+    manifest = tmp_path / "archive" / "manifest.jsonl.gz"
+    lines = gzip.decompress(manifest.read_bytes()).splitlines(keepends=True)
+    for damage in (b'{"id": "u3"}\n', b"{not\n", lines[0]):
+        manifest.write_bytes(gzip.compress(b"".join([*lines[:3], damage, lines[4]])))
+        found = search(reader, lang_dir, "greedy")
+        assert [next(found) for _ in range(3)] == before[:3]
+        with pytest.raises(DamagedManifest, match="manifest.jsonl.gz: line 4 is not"):
+            next(found)
 
 
 def test_hypotheses_file(tmp_path: Path) -> None:

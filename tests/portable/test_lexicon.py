@@ -83,7 +83,9 @@ def test_the_language_model_of_a_lang_dir(tmp_path: Path, capsys: pytest.Capture
     further = tmp_path / "further.txt"
     further.write_text("the queen of hearts\n\nthe käse is queer\n", encoding="utf-8")
     make_lang(TEXT, tmp_path / "more", "char", 0, lm_order=2, lm_text=further, lm_prune=[0, 1])
-    assert "1 that the tokens cannot spell" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    (word,) = (tmp_path / "more" / "unspelled.txt").read_text(encoding="utf-8").splitlines()
+    assert f"1 that the tokens cannot spell, such as '{word}' (all in unspelled.txt)" in said and word == "käse"
     lexicon, arpa = read_lexicon(tmp_path / "more" / "lexicon.txt"), read_arpa(tmp_path / "more" / "lm.arpa")
     assert "queen" in lexicon and "käse" not in lexicon
     assert {g[0] for g in arpa.probabilities if len(g) == 1} == {*lexicon, "<unk>", "<s>", "</s>"}
