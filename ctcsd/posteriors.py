@@ -150,19 +150,15 @@ class PosteriorReader:
             DamagedManifest: at the end of those that can be read, where there were more.
         """
         manifest, seen = self.path / MANIFEST, set()
-        numbered = enumerate(read_json_lines(manifest), start=1)
-        while True:
-            try:
-                number, row = next(numbered, (0, {}))
-            except UserError as error:
-                raise DamagedManifest(str(error)) from None
-            if not number:
-                return
-            row.setdefault("top_k", 0)  # the first archives did not say
-            if not _is_row(row, len(self.table)) or row["id"] in seen:
-                raise DamagedManifest(f"{manifest}: line {number} is not the row of another utterance")
-            seen.add(row["id"])
-            yield row
+        try:
+            for number, row in enumerate(read_json_lines(manifest), start=1):
+                row.setdefault("top_k", 0)  # the first archives did not say
+                if not _is_row(row, len(self.table)) or row["id"] in seen:
+                    raise UserError(f"{manifest}: line {number} is not the row of another utterance")
+                seen.add(row["id"])
+                yield row
+        except UserError as error:
+            raise DamagedManifest(str(error)) from None
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(cut id, (T, V) float32 natural-log probabilities)."""
