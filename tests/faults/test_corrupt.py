@@ -200,10 +200,10 @@ def test_commands_end_with_one_line(world: Path, tmp_path: Path, seed: int) -> N
                     f"{name}: {how}: {lines}"
                 )
                 assert names(kind, lines[0]), f"{name}: {how}: {lines}"
-                assert done.returncode == 1 or name == "posteriors"
+                assert done.returncode == 1 or name.startswith("posteriors")
             else:
                 assert name != "posteriors", how
-    assert codes[1] > 5 and codes[3] == 2, codes
+    assert codes[1] > 5 and 2 <= codes[3] <= 4, codes
     manifest = tmp_path / "cuts.jsonl"
     for _ in range(3):  # a list of what is wrong is no error
         manifest.write_bytes(damaged(found["cuts, repacked"].content(), draw, text=True)[0])

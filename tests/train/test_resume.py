@@ -87,10 +87,11 @@ def test_a_loop_of_kills(
         if process.returncode == 0:  # it was faster: another one from the start
             assert_same_model()
             shutil.rmtree(killed)
-    resumes = bool(saved(killed))
+    begun = bool(saved(killed))
     again = process_of(small_corpus, killed, f"data.workers={workers}")
     said = again.communicate()[0].decode()
-    assert again.returncode == 0 and ("going on from" in said) == resumes
+    # The last kill may have come behind the end of the training, while the process was still there.
+    assert again.returncode == 0 and ("going on from" in said or "up to date" in said) == begun
     assert_same_model()
     once_more = ctcsd(*arguments(small_corpus, killed, f"data.workers={workers}"))
     assert once_more.returncode == 0 and "up to date" in once_more.stdout and "epoch" not in once_more.stdout
