@@ -61,10 +61,10 @@ def copy_arpa(source: Path, target: Path) -> list[str]:
                 counts[f"\\{count[1]}-grams:"] = int(count[2])
             elif line.strip(" \t"):
                 rows += 1
-                fields = _FIELDS.split(line.strip(" \t"))
-                if section == "\\1-grams:" and len(fields) < 2:
-                    raise UserError(f"{source}: a 1-gram without a word: '{line}'")
                 if section == "\\1-grams:":
+                    fields = _FIELDS.split(line.strip(" \t"))
+                    if len(fields) < 2:
+                        raise UserError(f"{source}: a 1-gram without a word: '{line}'")
                     words.append(fields[1])
             out.write(f"{line}\n")
         if section != "\\end\\" or not words:
