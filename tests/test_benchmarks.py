@@ -90,17 +90,20 @@ def test_decode(tmp_path: Path) -> None:
     (tmp_path / "manifests").mkdir()
     CutSet.from_cuts(cuts).to_file(tmp_path / "manifests" / "cuts_test.jsonl.gz")
     places = ["--run", tmp_path / "run", "--data", tmp_path, "--lang", tmp_path / "lang"]
-    found = script("benchmarks/decode.py", *map(str, places), "--rounds", "1", "--memory", "0", "--only", "greedy")
+    found = script("benchmarks/decode.py", *map(str, places), "--rounds", "1", "--memory", "120", "--only", "greedy")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
     ours, peer = (line for line in lines if line[:1] == ["greedy"])
     assert (ours[1], peer[1]) == ("ctcsd", "torch")
     assert float(ours[2].split()[0].replace(",", "")) > 0
     assert ours[4] == peer[4]  # the same words, and so the same WER
-    group = ["--rounds", "1", "--memory", "0", "--no-peers", "--only", "lexicon, n-gram"]
+    assert (ours[5], peer[5]) == ("-", "+0.00 (+0.00 to +0.00)")
+    assert all(int(mib) > 0 for mib in ours[6].split(", "))
+    group = ["--rounds", "1", "--memory", "0", "--no-peers", "--only", "lexicon, n-gram", "n-gram of tokens"]
     found = script("benchmarks/decode.py", *map(str, places), *group)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()]
     wfst, beam = (line for line in lines if line[:1] == ["lexicon, n-gram"])
     assert (wfst[1], wfst[3], beam[1]) == ("ctcsd wfst", "1.00", "ctcsd beam") and float(beam[3]) > 0
+    assert [line[1] for line in lines if line[:1] == ["n-gram of tokens"]] == ["ctcsd"]
 
 
 def test_distill() -> None:

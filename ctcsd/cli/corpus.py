@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import List, Optional
 
 import typer
 
 from ctcsd.cli.app import CONFIG, DATA, JOBS, OVERRIDES, app, plain_config
+from ctcsd.errors import UserError
 
 
 @app.command()
@@ -131,18 +134,40 @@ def lm(
     vocab: Optional[Path] = typer.Option(
         None, help="Know these words only (the first of each line, so a lexicon.txt will do); others are <unk>."
     ),
+    tokens: Optional[Path] = typer.Option(
+        None,
+        "--tokens",
+        help="Lang dir: count its tokens, which spell the text, not words: for decode.token_lm.",
+    ),
     dev: Optional[List[Path]] = typer.Option(None, "--dev", help="Text whose perplexity to print; may be repeated."),
 ) -> None:
-    """Estimate an n-gram model of words (interpolated modified Kneser-Ney) from text files."""
+    """Estimate an n-gram model of words, or tokens (interpolated modified Kneser-Ney), from text files."""
     from ctcsd.files import lines_of
     from ctcsd.text.arpa import perplexity, read_arpa, write_arpa
     from ctcsd.text.ngram import estimate
+    from ctcsd.text.tokenizer import Tokenizer
 
     if not all(threshold.isdecimal() for threshold in prune.split()):
         raise typer.BadParameter(f"'{prune}' should be whole numbers, such as '0 0 1'", param_hint="--prune")
+    if tokens and vocab:
+        raise typer.BadParameter("the vocabulary of --tokens is its tokens", param_hint="--vocab")
     vocabulary = [line.split()[0] for line in lines_of(vocab) if line.strip()] if vocab else None
-    sentences = (line for path in text for line in lines_of(path))
-    model = estimate(sentences, order, [int(threshold) for threshold in prune.split()], vocabulary)
+    tokenizer = Tokenizer(tokens) if tokens else None
+    if tokenizer:
+        vocabulary = tokenizer.table.symbols[1:]
+
+    def sentences(path: Path) -> Iterator[str]:
+        unspelled = 0
+        for line in lines_of(path):
+            try:
+                yield tokenizer.spaced(line) if tokenizer else line
+            except UserError:
+                unspelled += 1
+        if unspelled:
+            print(f"{path}: {unspelled} lines left out, which the tokens cannot spell", flush=True)
+
+    read = itertools.chain.from_iterable(map(sentences, text))
+    model = estimate(read, order, [int(threshold) for threshold in prune.split()], vocabulary)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_arpa(model, out)
     print(f"{out}: {model.describe()}", flush=True)
@@ -150,7 +175,7 @@ def lm(
     if dev:
         arpa = read_arpa(out)
         for path in dev:
-            print(f"{path}: {perplexity(arpa, lines_of(path))}")
+            print(f"{path}: {perplexity(arpa, sentences(path))}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

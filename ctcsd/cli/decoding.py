@@ -107,8 +107,8 @@ def sweep(
 ) -> None:
     """Try a grid of search options on dev, take the best by WER, and apply it to test once.
 
-    Writes every setting's WER, CER, real-time factor and failed utterances as sweep-EXIT.csv, and a picture as
-    sweep-EXIT.png, into RUN/decode/METHOD. Example:
+    Writes every setting's WER, CER, real-time factor and failed utterances as sweep-EXIT.csv, a picture as
+    sweep-EXIT.png, and what the best gives on both as sweep-EXIT.json, into RUN/decode/METHOD. Example:
     --method beam --grid lm_scale=0.3,0.5,0.8 --grid word_score=-1,0,1 decode.lexicon=true
     """
     from ctcsd.config import search_config
@@ -118,7 +118,7 @@ def sweep(
     from ctcsd.decode.search import search_name
     from ctcsd.run_dir import RunDir
     from ctcsd.score.plot import plot_sweep
-    from ctcsd.score.sweep import best_of, evaluate, grid_of, write_csv
+    from ctcsd.score.sweep import best_of, evaluate, grid_of, write_best, write_csv
     from ctcsd.score.sweep import sweep as search_grid
     from ctcsd.train.infer import prior_run
 
@@ -147,8 +147,10 @@ def sweep(
     plot_sweep(folder / f"sweep-{exit}.png", points, f"{method} on {cfg.data.dev} {exit}")
     options = next(options for setting, options in settings if setting == best.setting)
     test = evaluate(tests, lang, name, best.setting, options, texts[cfg.data.test], rule, python)
-    found = " ".join(f"{where}.{key}={value}" for key, value in best.setting.items())
-    print(f"best of {len(points)} on {cfg.data.dev}: {found}")
+    found = {f"{where}.{key}": value for key, value in best.setting.items()}
+    write_best(folder / f"sweep-{exit}.json", found, {cfg.data.dev: best, cfg.data.test: test})
+    best_overrides = " ".join(f"{key}={value}" for key, value in found.items())
+    print(f"best of {len(points)} on {cfg.data.dev}: {best_overrides}")
     print(f"{cfg.data.dev}: WER {best.wer:.2f}  CER {best.cer:.2f}")
     print(f"{cfg.data.test}: WER {test.wer:.2f}  CER {test.cer:.2f}  real-time factor {test.rtf:.5f}")
     failed = {cfg.data.dev: best.failed, cfg.data.test: test.failed}

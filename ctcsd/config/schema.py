@@ -166,8 +166,9 @@ class DecodeConfig:
     prior: Optional[str] = None  # .npy of the tokens' probabilities; default: the exit's mean posterior on train
     prior_scale: float = 0.0  # prior_scale * ln prior is subtracted from the log-probs
     lm_scale: Optional[float] = None  # of ln p(words); default: 0.5 where the search has a language model
-    word_score: float = 0.0  # beam: added for each word
+    word_score: float = 0.0  # beam: added for each word, or token with token_lm
     lexicon: bool = False  # beam: only words of lexicon.txt
+    token_lm: Optional[str] = None  # beam without a lexicon: ARPA file of an n-gram model of tokens
     beam: int = 20  # beam: hypotheses kept after each frame
     beam_threshold: float = 50.0  # beam: nats behind the best one
     beam_tokens: int = 40  # beam: tokens of a frame that are tried, the best ones; 0: all

@@ -26,13 +26,15 @@ FLOOR = -1e9  # instead of -inf, whose differences are NaN
 class BeamDecoder:
     """Finds the token sequence of (T, V) log-probs whose paths have the greatest sum; its score is ln of that sum.
 
-    With a lexicon, to the score comes lm_scale * ln p(words) + word_score * (number of words).
+    With a lexicon, to the score comes lm_scale * ln p(words) + word_score * (number of words); with token_lm, the same
+    for tokens in the place of words.
 
     Args:
         beam: hypotheses kept after each frame; beam_threshold: nats behind the best one.
         beam_tokens: only so many tokens of a frame are tried, the best ones; 0: all.
         lexicon: only words of lexicon.txt.
-        lm_scale: of the n-gram model, None: 0.5 with a lexicon; 0: without the model.
+        token_lm: ARPA file of an n-gram model of tokens, instead of a lexicon; the text is whatever the tokens spell.
+        lm_scale: of the n-gram model, None: 0.5 where there is one; 0: without the model.
         nbest: length of the list of hypotheses; 0: none.
 
     Raises:
@@ -47,18 +49,28 @@ class BeamDecoder:
         beam_threshold: float = 50.0,
         beam_tokens: int = 40,
         lexicon: bool = False,
+        token_lm: str | Path | None = None,
         lm_scale: float | None = None,
         word_score: float = 0.0,
         nbest: int = 0,
     ) -> None:
-        if not lexicon and (lm_scale or word_score):
-            raise UserError("decode.lm_scale and decode.word_score are of words: the method beam wants decode.lexicon")
+        if not (lexicon or token_lm) and (lm_scale or word_score):
+            raise UserError(
+                "decode.lm_scale and decode.word_score: the method beam wants decode.lexicon=true, for words, "
+                "or decode.token_lm, an n-gram model of tokens (ctcsd lm --tokens)"
+            )
+        if lexicon and token_lm:
+            raise UserError("decode.lexicon has the n-gram model of words beside it: decode.token_lm is without one")
         if beam < 1 or beam_threshold <= 0 or min(beam_tokens, nbest) < 0:
             raise UserError(
                 "decode.beam is 1 or more, decode.beam_threshold above 0, decode.beam_tokens and decode.nbest 0 or more"
             )
         scale = DEFAULT_LM_SCALE if lm_scale is None else lm_scale
-        self.words = WordModel(table, lang_dir, scale, word_score) if lexicon else None
+        self.lexicon, self.model = lexicon, None
+        if lexicon:
+            self.model = WordModel.of_words(table, lang_dir, scale, word_score)
+        elif token_lm:
+            self.model = WordModel.of_tokens(table, Path(token_lm), scale, word_score)
         self.table, self.beams, self.nbest = table, (beam, beam_threshold, beam_tokens), nbest
         self.decoders = {1: self._decoder(1)}  # by how much wider they are
 
@@ -68,9 +80,9 @@ class BeamDecoder:
 
     def _decoder(self, widen: int) -> CTCDecoder | WordBeam:
         beam, threshold, tokens = self.beams
-        if self.words:  # flashlight's own lexicon search lets a word's last token last one frame only
+        if self.model:  # flashlight's own lexicon search lets a word's last token last one frame only
             tokens = tokens if widen == 1 else 0
-            return WordBeam(self.words, len(self.table), beam * widen, threshold * widen, tokens)
+            return WordBeam(self.model, len(self.table), beam * widen, threshold * widen, tokens)
         return ctc_decoder(
             lexicon=None,
             tokens=self.table.symbols,
@@ -96,14 +108,16 @@ class BeamDecoder:
             return None
         candidates = map(self._candidate, found) if self.nbest else []
         best = found[0]
-        return Found(best.tokens, best.frames, best.score, best.words, nbest=unique_texts(candidates, self.nbest))
+        words = best.words if self.lexicon else None
+        return Found(best.tokens, best.frames, best.score, words, nbest=unique_texts(candidates, self.nbest))
 
     def _candidate(self, found: Sentence) -> Candidate:
-        if self.words is None or found.words is None:
-            return Candidate(self.table.text_of(found.tokens), found.score, 0.0, found.score)
-        lm = self.words.log_prob(found.words)
-        am = found.score - self.words.lm_scale * lm - self.words.word_score * len(found.words)
-        return Candidate(" ".join(found.words), am, lm, found.score)
+        text = " ".join(found.words) if self.lexicon and found.words else self.table.text_of(found.tokens)
+        if self.model is None or found.words is None:
+            return Candidate(text, found.score, 0.0, found.score)
+        lm = self.model.log_prob(found.words)
+        am = found.score - self.model.lm_scale * lm - self.model.word_score * len(found.words)
+        return Candidate(text, am, lm, found.score)
 
 
 def _sentences(found: list[CTCHypothesis]) -> list[Sentence]:

@@ -15,10 +15,10 @@ def unusable(log_probs: np.ndarray) -> str | None:
     with np.errstate(invalid="ignore", over="ignore"):
         if math.isfinite(log_probs.sum()):  # then each is; asking each takes twice the time
             return None
-    if np.isnan(log_probs).any():
-        return "NaN in its posteriors"
-    if np.isposinf(log_probs).any():
-        return "an infinite posterior"
+    for wrong, what in ((np.isnan(log_probs), "NaN"), (np.isposinf(log_probs), "infinity")):
+        if wrong.any():
+            frame, token = np.argwhere(wrong)[0].tolist()
+            return f"{what} in its posteriors, first in frame {frame}, token {token}"
     impossible = np.isneginf(log_probs).all(1)
     if impossible.any():
         return f"no token is possible in frame {int(impossible.argmax())}"

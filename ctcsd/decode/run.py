@@ -39,7 +39,8 @@ def search_options(method: str, cfg: DecodeConfig) -> dict[str, Any]:
     names = [name for name in METHODS[method] if cfg.prior_scale or name not in PRIOR]
     options = {name: getattr(cfg, name) for name in names if hasattr(cfg, name)}
     if "lm_scale" in options and options["lm_scale"] is None:
-        with_lm = options["lexicon"] if method == "beam" else options.get("graph", "HLG") == "HLG"
+        lms = ("lexicon", "token_lm") if method == "beam" else ()
+        with_lm = any(options[key] for key in lms) if lms else options.get("graph", "HLG") == "HLG"
         options["lm_scale"] = DEFAULT_LM_SCALE if with_lm else 0.0
     if "rescore_scale" in options and options["rescore_scale"] is None:
         options["rescore_scale"] = options["lm_scale"] or DEFAULT_LM_SCALE  # 0 on HL: a list may be rescored there
@@ -110,10 +111,7 @@ def _search_archive(
     options = with_prior(options, run, exit)
     name = search_name(method)
     files = [run.archive_marker(split, exit), *(lang_dir / file for file in lang_files(name, options))]
-    if "prior" in options:
-        files.append(Path(options["prior"]))
-    if options.get("rescore_lm"):
-        files.append(Path(options["rescore_lm"]))
+    files += [Path(options[key]) for key in ("prior", "rescore_lm", "token_lm") if options.get(key)]
     needs = depends(options, files)
     lists = [run.nbest(method, split, exit)] if name == "k2-nbest" or options.get("nbest") else []
     if not up_to_date(f"{method} on {split} {exit}", marker, needs, [target, *lists], keep=True):

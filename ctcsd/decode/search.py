@@ -24,7 +24,7 @@ LATTICE = ("topo", *STATES, "output_beam")
 # method -> the options that it takes
 METHODS: dict[str, tuple[str, ...]] = {
     "greedy": PRIOR,
-    "beam": (*PRIOR, "beam", "beam_threshold", "beam_tokens", "lexicon", "lm_scale", "word_score", "nbest"),
+    "beam": (*PRIOR, "beam", "beam_threshold", "beam_tokens", "lexicon", "token_lm", "lm_scale", "word_score", "nbest"),
     "wfst": (*PRIOR, "graph", "lm_scale", *STATES),
     "k2-1best": (*PRIOR, *LATTICE),
     "k2-hlg": (*PRIOR, "lm_scale", *LATTICE),

@@ -1,19 +1,20 @@
-"""What tokens mean in words: the lexicon and a word n-gram model as a model of token sequences."""
+"""What tokens mean in words: a lexicon and an n-gram model as a model of token sequences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ctcsd.decode.graphs import LM, pronunciations
+from ctcsd.decode.graphs import LM, Pronunciation, pronunciations
+from ctcsd.errors import UserError
 from ctcsd.text.arpa import Arpa, read_arpa
-from ctcsd.text.ngram import BOS, EOS
-from ctcsd.text.tokenizer import SPACE, TokenTable
+from ctcsd.text.ngram import BOS, EOS, UNK
+from ctcsd.text.tokenizer import BLANK_SYMBOL, SPACE, TokenTable
 
 
 class Node:
@@ -54,19 +55,41 @@ class WordModel:
     looks ahead to the best unigram that the word may become.
     """
 
-    def __init__(self, table: TokenTable, lang_dir: Path, lm_scale: float, word_score: float) -> None:
-        self.lm: Arpa | None = read_arpa(Path(lang_dir) / LM) if lm_scale else None
-        self.lm_scale, self.word_score = lm_scale, word_score
+    def __init__(
+        self, lexicon: Iterable[Pronunciation], space: int, lm: Arpa | None, lm_scale: float, word_score: float
+    ) -> None:
+        self.lm, self.lm_scale, self.word_score = lm, lm_scale, word_score
         self.scale = lm_scale * math.log(10)
         self.root, self.space = Node(), Node()
         self.root.ahead = self.space.ahead = 0.0
-        self.space.children[table.ids.get(SPACE, -1)] = self.root
-        for word, tokens, space in pronunciations(lang_dir, table):
+        self.space.children[space] = self.root
+        for word, tokens, spaced in lexicon:
             score, node = self._score((), word), self.root
             for token in tokens:
                 node = node.children.setdefault(token, Node())
                 node.ahead = max(node.ahead, score)
-            node.words.append((word, space))
+            node.words.append((word, spaced))
+
+    @classmethod
+    def of_words(cls, table: TokenTable, lang_dir: Path, lm_scale: float, word_score: float) -> WordModel:
+        """The lexicon of a lang dir and, unless lm_scale is 0, its word n-gram model."""
+        lm = read_arpa(Path(lang_dir) / LM) if lm_scale else None
+        return cls(pronunciations(lang_dir, table), table.ids.get(SPACE, -1), lm, lm_scale, word_score)
+
+    @classmethod
+    def of_tokens(cls, table: TokenTable, arpa: Path, lm_scale: float, token_score: float) -> WordModel:
+        """An n-gram model of tokens: each is a word of its own.
+
+        Raises:
+            UserError: as `read_arpa`, or the model knows words that are no tokens of the table.
+        """
+        lm = read_arpa(arpa)
+        ids = {symbol: i for symbol, i in table.ids.items() if symbol != BLANK_SYMBOL}
+        for (word,) in (ngram for ngram in lm.probabilities if len(ngram) == 1):
+            if word not in ids and word not in (BOS, EOS, UNK):
+                raise UserError(f"{arpa}: '{word}' is no token of tokens.txt: `ctcsd lm --tokens LANG` counts tokens")
+        lexicon = [Pronunciation(symbol, [i], False) for symbol, i in ids.items()]
+        return cls(lexicon, -1, lm, lm_scale, token_score)
 
     def start(self) -> State:
         """Before the first token."""

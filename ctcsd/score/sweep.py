@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ctcsd.decode.cost import Cost
 from ctcsd.decode.search import search
 from ctcsd.errors import UserError, one_line_errors
+from ctcsd.files import replacing
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.score.units import units_of
 from ctcsd.score.wer import wer
@@ -130,16 +131,21 @@ def best_of(points: Sequence[Point]) -> Point:
     return min(points, key=lambda point: (point.wer, point.cer))
 
 
+def write_best(path: Path, setting: Setting, points: Mapping[str, Point]) -> None:
+    """The best setting, and the figures that it gave by split, as JSON."""
+    figures = {split: {k: v for k, v in point._asdict().items() if k != "setting"} for split, point in points.items()}
+    with replacing(path) as partial_path:
+        partial_path.write_text(json.dumps({"setting": setting, **figures}, indent=2) + "\n", encoding="utf-8")
+
+
 def write_csv(path: Path, points: Sequence[Point]) -> None:
     """A line per setting."""
-    partial_path = path.with_name(f".{path.name}.partial")
-    with partial_path.open("w", encoding="utf-8", newline="") as out:
+    with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out)
         table.writerow([*points[0].setting, "wer", "cer", "rtf", "failed"])
         for point in points:
             rates = [f"{point.wer:.2f}", f"{point.cer:.2f}", f"{point.rtf:.5f}"]
             table.writerow([*point.setting.values(), *rates, point.failed])
-    partial_path.replace(path)
 
 
 if __name__ == "__main__":  # what `evaluate` asks another interpreter

@@ -111,6 +111,10 @@ class Tokenizer:
             ids.append(index)
         return ids
 
+    def spaced(self, text: str) -> str:
+        """The tokens of a text, separated by spaces; raises what `encode` does."""
+        return " ".join(self.table.symbols[i] for i in self.encode(text))
+
     def decode(self, ids: Iterable[int]) -> str:
         """Words, or phones, of token ids without blanks."""
         return self.table.text_of(ids)
@@ -138,7 +142,7 @@ class Tokenizer:
         if self.dictionary is not None:
             return self.dictionary.get(word, [])
         try:
-            tokens = [self.table.symbols[i] for i in self.encode(word)]
+            tokens = self.spaced(word).split(" ")
         except UserError:
             return []
         if not tokens[0].startswith(SPACE):

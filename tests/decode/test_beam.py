@@ -14,6 +14,8 @@ from ctcsd.decode import search, word_beam
 from ctcsd.decode.words import WordModel
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
+from ctcsd.text.arpa import write_arpa
+from ctcsd.text.ngram import estimate
 from ctcsd.text.tokenizer import TokenTable
 
 FULL = {"beam": 100_000, "beam_threshold": 1e6, "beam_tokens": 0}
@@ -56,6 +58,30 @@ def test_with_a_lexicon_against_brute_force(make_archive, lang_dir: Path, lm_sca
         assert scores[tuple(found.text.split()), tuple(found.tokens)] == pytest.approx(best, abs=1e-4)
 
 
+@pytest.mark.parametrize(("lm_scale", "token_score"), [(0.0, 0.0), (0.7, 0.0), (1.5, -0.5)])
+def test_a_model_of_tokens_against_brute_force(
+    make_archive, lang_dir: Path, table: TokenTable, tmp_path: Path, lm_scale: float, token_score: float
+) -> None:
+    """No lexicon: any sequence of tokens may come, and its n-grams are scored."""
+    write_arpa(estimate(["a b \u2581 c", "b \u2581 b", "a b", "c"], 3, (), table.symbols[1:]), tmp_path / "lm.arpa")
+    (tmp_path / "lexicon.txt").write_text("".join(f"{symbol} {symbol}\n" for symbol in table.symbols[1:]))
+    lm = Sentences(tmp_path)
+    options = {**FULL, "token_lm": tmp_path / "lm.arpa", "lm_scale": lm_scale, "word_score": token_score, "nbest": 3}
+    utterances = small_utterances(8, 16)
+    for (_, log_probs), found in zip(utterances, search(make_archive(utterances), lang_dir, "beam", **options)):
+        scores = {
+            tokens: total + lm_scale * lm.log_prob([table.symbols[i] for i in tokens]) + token_score * len(tokens)
+            for tokens, (total, _) in token_sequences(log_probs).items()
+        }
+        best = max(scores.values())
+        assert found.score == pytest.approx(best, abs=1e-4)
+        assert scores[tuple(found.tokens)] == pytest.approx(best, abs=1e-4)
+        assert found.text == table.text_of(found.tokens) == found.nbest[0].text
+        first = found.nbest[0]
+        assert first.lm == pytest.approx(lm.log_prob([table.symbols[i] for i in found.tokens]), abs=1e-4)
+        assert first.total == pytest.approx(first.am + lm_scale * first.lm + token_score * len(found.tokens), abs=1e-4)
+
+
 def test_the_list_is_of_different_texts_with_their_parts(make_archive, lang_dir: Path) -> None:
     lm = Sentences(add_words(lang_dir))
     utterances = small_utterances(6, 8, most_frames=4)
@@ -82,7 +108,7 @@ def test_the_scores_that_are_kept_are_those_of_the_model(
 ) -> None:
     """What each token adds is what the model says after it; and starting without them finds the same."""
     add_words(lang_dir)
-    model = WordModel(table, lang_dir, 0.7, -0.2)
+    model = WordModel.of_words(table, lang_dir, 0.7, -0.2)
     rng = np.random.default_rng(6)
     for _ in range(50):
         state = model.start()
@@ -130,3 +156,10 @@ def test_wrong_requests_are_one_line(make_archive, lang_dir: Path) -> None:
     with pytest.raises(UserError, match=r"lm\.arpa: No such file"):
         list(search(reader, lang_dir, "beam", lexicon=True))
     assert list(search(reader, lang_dir, "beam", lexicon=True, lm_scale=0.0)) == []
+    with pytest.raises(UserError, match=r"token_lm is without one"):
+        list(search(reader, lang_dir, "beam", lexicon=True, token_lm=lang_dir / "lm.arpa"))
+    with pytest.raises(UserError, match=r"gone\.arpa: No such file"):
+        list(search(reader, lang_dir, "beam", token_lm=lang_dir / "gone.arpa"))
+    add_words(lang_dir)
+    with pytest.raises(UserError, match=r"lm\.arpa: 'ab' is no token of tokens\.txt: .*--tokens"):
+        list(search(reader, lang_dir, "beam", token_lm=lang_dir / "lm.arpa"))

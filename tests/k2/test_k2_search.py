@@ -29,7 +29,7 @@ from ctcsd.decode.k2_graphs import k2, load_graph
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
 from ctcsd.text.arpa import read_arpa
-from ctcsd.text.tokenizer import TokenTable
+from ctcsd.text.tokenizer import SPACE, TokenTable
 
 pytestmark = pytest.mark.k2
 
@@ -250,7 +250,8 @@ def test_corners_and_order(make_archive, lang_dir: Path, method: str) -> None:
     back = list(search(make_archive(utterances[::-1], "back"), lang_dir, method, **options))
     assert there == back[::-1]
     assert [h.text for h in there[: len(corners)]] == [text for _, _, text in corners]
-    assert [(h.cut_id, h.failure) for h in there if h.failure] == [("nan", "NaN in its posteriors")]
+    failures = {h.cut_id: h.failure for h in there if h.failure}
+    assert failures == {"nan": "NaN in its posteriors, first in frame 0, token 0"}
     assert there[2].tokens == [2, 3, 1, 4] and there[2].frames == [0, 1, 2, 3]
 
 
@@ -342,6 +343,19 @@ def test_wrong_requests_are_one_line(
     add_words(lang_dir)
     with pytest.raises(UserError, match=words):
         list(search(make_archive([]), lang_dir, method, **options))
+
+
+def test_a_lexicon_that_grows_too_large_is_refused(make_archive, lang_dir: Path) -> None:
+    """It passes as CTC's topology, with 25 arcs, and no longer when it is determinized, or composed with it."""
+    words = ["".join(letters) for letters in itertools.product("abc", repeat=3)]
+    add_words(lang_dir, "".join(f"{word} {' '.join(word)} {SPACE}\n" for word in words))
+    options = {"graph": "HL", "lm_scale": 0.0}
+    reader = make_archive(small_utterances(1, 2))
+    with pytest.raises(UserError, match=r"L, determinized, has 4\d arcs, decode\.max_arcs is 30: prune"):
+        list(search(reader, lang_dir, "k2-nbest", max_arcs=30, **options))
+    with pytest.raises(UserError, match=r"HL has \d+ arcs, decode\.max_arcs is 60: prune"):
+        list(search(reader, lang_dir, "k2-nbest", max_arcs=60, **options))
+    assert len(list(search(reader, lang_dir, "k2-nbest", max_arcs=1000, **options))) == 2
 
 
 def test_determinization_that_fills_the_memory_is_refused(

@@ -13,6 +13,7 @@ from ctcsd.cli import app
 from ctcsd.errors import UserError
 from ctcsd.text.arpa import perplexity, read_arpa, write_arpa
 from ctcsd.text.ngram import estimate
+from ctcsd.text.tokenizer import TokenTable
 
 ALICE = Path(__file__).with_name("alice.txt")
 SENTENCES = (
@@ -114,3 +115,18 @@ def test_perplexity_and_the_command(tmp_path: Path) -> None:
     assert found.log10 == pytest.approx(sum(scores))
     assert f"perplexity {10 ** (-sum(scores) / 23):.2f}, " in str(found)
     assert math.isfinite(found.log10_known) and found.log10_known > found.log10
+
+
+def test_the_command_counts_tokens(lang_dir: Path, table: TokenTable, tmp_path: Path) -> None:
+    """Those that the text is spelt with; lines that cannot be spelt are left out, and counted."""
+    text, lm = tmp_path / "text", tmp_path / "lm.arpa"
+    text.write_text("ab c\nxyz\ncab\n", encoding="utf-8")
+    command = ["lm", "--text", str(text), "--tokens", str(lang_dir), "--out", str(lm), "--order", "2"]
+    done = CliRunner().invoke(app, [*command, "--dev", str(text)])
+    assert done.exit_code == 0, done.output
+    assert done.output.count(f"{text}: 1 lines left out, which the tokens cannot spell\n") == 2
+    assert f"{text}: 2 sentences, 7 words, 0 unknown" in done.output
+    expected = estimate(["a b \u2581 c", "c a b"], 2, (), table.symbols[1:])
+    write_arpa(expected, tmp_path / "expected.arpa")
+    assert lm.read_bytes() == (tmp_path / "expected.arpa").read_bytes()
+    assert CliRunner().invoke(app, [*command, "--vocab", str(text)]).exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,10 @@ def test_the_command(lang_dir: Path, table: TokenTable, tmp_path: Path) -> None:
     rows = list(csv.DictReader((run.decoded("greedy") / "sweep-student.csv").open(encoding="utf-8")))
     assert [(row["prior_scale"], row["wer"]) for row in rows] == [("0", "100.00"), ("0.5", "0.00")]
     assert imread(run.decoded("greedy") / "sweep-student.png").std() > 0.02
+    kept = json.loads((run.decoded("greedy") / "sweep-student.json").read_text())
+    assert kept["setting"] == {"decode.per_method.greedy.prior_scale": "0.5"}
+    assert (kept["dev"]["wer"], kept["dev"]["failed"], kept["test"]["failed"]) == (0.0, 0, 0)
+    assert kept["test"]["wer"] == pytest.approx(200 / 3) == kept["test"]["cer"] and kept["test"]["rtf"] > 0
     with PosteriorWriter(run.archive("test", "student"), table) as writer:
         writer.write("u", np.full_like(log_probs, np.nan))
     done = ctcsd("sweep", *places, "--method", "greedy", *grid)
