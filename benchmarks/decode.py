@@ -302,16 +302,8 @@ def main() -> None:
     args.archive = RunDir(args.run).archive(args.split, args.exit)
     with installed(*(PEERS if args.peers else ())) as packages, tempfile.TemporaryDirectory() as folder:
         lines = measure(args, packages, Path(folder))
-    header = [
-        "search",
-        "by",
-        "x real time",
-        "/ ctcsd",
-        "WER",
-        "to ctcsd's",
-        f"peak MiB at {FEW}, {args.memory} utterances",
-    ]
-    print(markdown(header, lines))
+    memory = f"peak MiB at {FEW}, {args.memory} utterances"
+    print(markdown(["search", "by", "x real time", "/ ctcsd", "WER", "to ctcsd's", memory], lines))
 
 
 if __name__ == "__main__":
