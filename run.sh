@@ -15,7 +15,7 @@ Set up on first use, then run the stages of a recipe and print the table of resu
   3 train       every method and seed                  -> EXP/METHOD/seedN
   4 decode      posteriors, then search (greedy, beam, wfst, k2) -> EXP/METHOD/seedN/{posteriors,decode}
   5 score       WER, CER, intervals, comparisons       -> EXP/RESULTS.md
-What is up to date is skipped; a run that was stopped goes on where it was.
+What is up to date is skipped, but for scoring; a run that was stopped goes on where it was.
 
   --recipe DIR         the recipe                                   (default: egs/fotaq)
   --stage N            first stage                                  (default: 0)
@@ -58,7 +58,7 @@ from_caller() {
 as_path() { case $1 in -*) printf './%s\n' "$1" ;; *) printf '%s\n' "$1" ;; esac; }
 existing() { if [ -e "$1" ]; then as_path "${1%/}"; else from_caller "$1"; fi; }
 path_or_word() { if [ -e "$(from_caller "$1")" ]; then from_caller "$1"; else printf '%s\n' "$1"; fi; }
-number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
+number() { [[ $2 =~ ^[0-9]{1,9}$ ]] || fail "$1 takes a whole number, not '$2'" 2; }
 
 recipe=egs/fotaq stage=0 stop_stage=5 methods="ctc skd" seeds=1 preset=default nj=$(nproc) setup=yes
 exp="" data="" prepare_args="" baseline="" given=""

@@ -20,6 +20,12 @@ class UserError(Exception):
         return _printable(super().__str__())
 
 
+class WrongUse(UserError):
+    """Options or arguments that a command does not take."""
+
+    code = 2
+
+
 class SomeFailed(UserError):
     """All is done but for some utterances, which the line names or points to."""
 

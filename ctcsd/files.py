@@ -83,13 +83,20 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all; raises UserError as `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write a file, or the files of a folder, into a UserError that names `path`."""
     try:
         yield
-    except OSError as error:  # of a full disk it names no file
-        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
+    except OSError as error:  # of a full disk it names no file, or both that it copies
+        named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        if named and not any(name.startswith(str(path.parent)) for name in named):
             raise
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+COMPLETE = ".ctcsd-setup"  # what tools/setup.sh leaves in an environment at its end
 PROBE_TIMEOUT = 180.0  # seconds; the first import of torch from a cold disk takes a good part of a minute
 
 # Runs under the interpreter in question. The empty path entry goes, lest a k2 checkout in the current folder be taken.
@@ -127,14 +128,18 @@ def sibling_pythons() -> list[Path]:
     return [place for place in dict.fromkeys(places) if place.is_file()]
 
 
+def _works(python: Path) -> bool:
+    """Whether tools/setup.sh has seen k2 work there, or it does now."""
+    return (python.parents[1] / COMPLETE).is_file() or diagnose(python).ok
+
+
 def find_k2_python() -> Path | None:
-    """The interpreter to run k2 under: this one where k2 works in it, else a sibling ``.venv-k2``, else None."""
+    """The interpreter to run k2 under: this one where k2 works in it, else a sibling where it works, or None."""
     if "k2" in sys.modules:
         return Path(sys.executable)
     if importlib.util.find_spec("k2") is not None and diagnose(sys.executable).ok:
         return Path(sys.executable)
-    siblings = sibling_pythons()
-    return siblings[0] if siblings else None
+    return next(filter(_works, sibling_pythons()), None)
 
 
 def main(argv: list[str]) -> int:

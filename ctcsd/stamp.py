@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcsd.errors import UserError
-from ctcsd.files import read_json, replacing
+from ctcsd.files import read_json, write_text
 
 FILE = "file "  # what the key of a file begins with; its path follows
 
@@ -66,8 +66,7 @@ def changed(marker: Path, dependencies: Mapping[str, Any]) -> str | None:
 def mark(marker: Path, dependencies: Mapping[str, Any]) -> None:
     """Write the marker."""
     marker.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(marker) as partial:
-        partial.write_text(json.dumps(dependencies, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(marker, json.dumps(dependencies, indent=1, sort_keys=True) + "\n")
 
 
 def up_to_date(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -100,10 +101,11 @@ def test_a_page_without_wheels_and_one_that_cannot_be_had(tmp_path: Path) -> Non
         k2_wheel.read_page("http://127.0.0.1:9/cpu.html", timeout=3)
 
 
-def run(script: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(script: Path, *arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(script), *arguments],
         cwd=cwd,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -148,6 +150,32 @@ def test_setup_runs_a_python_before_it_believes_its_name(answer: str, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["setup: no Python 3.10 or newer found; give one with --python PATH"]
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--dev"], 1)])
+def test_without_k2_all_else_is_set_up(options: list[str], code: int, tmp_path: Path) -> None:
+    """.venv is complete, and the Python 3.9 for k2 cannot make an environment: only the tests cannot do without."""
+    checkout = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "tools", checkout / "tools")
+    for name in ("setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    venv.create(checkout / ".venv", with_pip=False)
+    kind = "dev" if options else "base"
+    digest = hashlib.sha256(repr((sys.version, [str(checkout), kind])).encode())
+    for name in ("tools/constraints.txt", "tools/constraints-k2.txt", "setup.cfg", "pyproject.toml"):
+        digest.update((checkout / name).read_bytes())
+    (checkout / ".venv" / ".ctcsd-setup").write_text(digest.hexdigest())
+    shim = '#!/bin/sh\n[ "$1" = -c ] || exit 1\necho 309\n'
+    for python in (checkout / ".venv-k2" / "bin" / "python", tmp_path / "python3.9"):
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text(shim)
+        python.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run(checkout / "tools" / "setup.sh", *options, cwd=tmp_path, PATH=path)
+    assert done.returncode == code, done.stderr
+    assert "setup: .venv is complete" in done.stdout
+    assert re.fullmatch(r"setup: python -m venv failed \(log: .*\)\n", done.stderr)
+    assert ("no k2, for the reason above; the decoders without k2 work" in done.stdout) == (code == 0)
 
 
 @pytest.fixture

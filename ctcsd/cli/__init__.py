@@ -5,10 +5,9 @@ from __future__ import annotations
 # Importing them registers their commands.
 from ctcsd.cli import corpus, decoding, results, training  # noqa: F401
 from ctcsd.cli.app import app
-from ctcsd.errors import one_line_errors
+from ctcsd.console import run_app
 
 
 def main() -> None:
     """Entry of the console script: one line and an exit code for what the user can mend."""
-    with one_line_errors():
-        app(prog_name="ctcsd")
+    run_app(app, "ctcsd")

@@ -78,12 +78,13 @@ def table(
     ),
 ) -> None:
     """Stage 5: the tables over every run below a folder, on the screen and in RESULTS.md."""
+    from ctcsd.files import write_text
     from ctcsd.score.report import results_report
 
     text, markdown = results_report(exp, command, method or [], decoder, baseline)
     print(text)
     if out:
-        out.write_text(markdown, encoding="utf-8")
+        write_text(out, markdown)
 
 
 @app.command()
@@ -111,7 +112,7 @@ def relate(
     import json
 
     from ctcsd.errors import UserError
-    from ctcsd.files import replacing
+    from ctcsd.files import write_text
     from ctcsd.score.plot import plot_relations
     from ctcsd.score.relation import places_of, relation
     from ctcsd.score.run import read_rows
@@ -122,6 +123,5 @@ def relate(
     rows = [row for row in read_rows(exp) if row["split"] == split and row["decoder"] == decoder]
     found = [relation(rows, over or x, column, places) for column in y]
     print("\n".join(each.describe() for each in found))
-    with replacing(out.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps([each.figures() for each in found], indent=1) + "\n", encoding="utf-8")
+    write_text(out.with_suffix(".json"), json.dumps([each.figures() for each in found], indent=1) + "\n")
     plot_relations(out, found, curve=places is not None)

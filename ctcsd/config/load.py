@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ctcsd.config.schema import Config, DecodeConfig
 from ctcsd.errors import UserError, first_line
-from ctcsd.files import lines_of, replacing
+from ctcsd.files import lines_of, write_text
 
 
 def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Config:
@@ -45,9 +45,7 @@ def load_config(files: Iterable[Path] = (), overrides: Iterable[str] = ()) -> Co
 
 def save_config(cfg: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
-    with replacing(path) as partial:
-        content = _literal(dataclasses.asdict(cfg))
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(_literal(dataclasses.asdict(cfg)))))
 
 
 def search_config(cfg: DecodeConfig, method: str) -> DecodeConfig:

@@ -144,7 +144,7 @@ def check_corpus(paths: Sequence[Path], jobs: int = 1, limits: Limits | None = N
     tasks = list(sounds.values())
     digests: dict[str, str] = {}
     work = partial(_check_sound, limits=limits or Limits())
-    for sound, (drops, seconds, digest) in zip(tasks, in_processes(work, tasks, jobs, "checking", "file")):
+    for sound, (drops, seconds, digest) in zip(tasks, in_processes(work, tasks, jobs, "checking", "file", _crashed)):
         findings.found += drops
         findings.seconds += seconds
         findings.utterances += len(sound.segments)
@@ -240,6 +240,10 @@ def _check_texts(sounds: dict[str, Sound], findings: Findings) -> None:
     for sound in sounds.values():
         if not sound.segments:
             findings.add(sound.id, "missing transcript", f"audio only: {sound.source}")
+
+
+def _crashed(sound: Sound) -> tuple[list[tuple[str, Drop]], float, str]:
+    return [(sound.id, Drop("unreadable audio", f"{sound.source}: the process that read it died"))], 0.0, ""
 
 
 def _check_sound(sound: Sound, limits: Limits) -> tuple[list[tuple[str, Drop]], float, str]:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ctcsd.data.untar import extract
 from ctcsd.errors import UserError
+from ctcsd.files import replacing
 
 APT_SECONDS = 1200
 ACQUIRE = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30")
@@ -153,9 +154,8 @@ def _verify(deb: Path, package: str, checksums: Mapping[str, str]) -> str:
 def _keep(deb: Path, version: str, package: str, cache: Path) -> Path:
     target = _cached(cache, package, version)
     if not (target.exists() and target.samefile(deb)):
-        partial = target.with_name(target.name + ".partial")
-        shutil.copyfile(deb, partial)
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            shutil.copyfile(deb, partial)
     return target
 
 

@@ -111,8 +111,7 @@ def _check_share(bad: list[tuple[str, Drop]], cuts: int, allowed: float | None, 
     listing.unlink(missing_ok=True)
     if not bad:
         return
-    with writing(listing):
-        write_drops(listing, bad)
+    write_drops(listing, bad)
     count = f"{len(bad)} of {cuts} cuts cannot be read (listed in {listing})"
     if allowed is None:
         raise UserError(f"{bad[0][1].detail}; {count}: run stage 0 again")
@@ -136,7 +135,10 @@ def _fbank(cuts: CutSet, storage: Path, num_mel_bins: int, jobs: int) -> tuple[C
                 storage_type=LilcomChunkyWriter,
                 progress_bar=sys.stderr.isatty(),
             )
-    except BrokenProcessPool:
+    except BaseException as error:
+        shutil.rmtree(storage, ignore_errors=True)
+        if not isinstance(error, BrokenProcessPool):
+            raise
         raise UserError(f"{storage}: a process that made features died (out of memory?): try --jobs 1") from None
     finally:
         logging.disable(logging.NOTSET)

@@ -30,6 +30,7 @@ from ctcsd.data.checks import (
 from ctcsd.data.splits import DEFAULT_BOUNDS, SPLITS, Bounds, check_bounds, is_split, safe_id, split_of
 from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
+from ctcsd.files import writing
 from ctcsd.text.normalize import alphabet_of, normalize
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def prepare(
         tasks = list(_select(utterances, normalizer, alphabet, bounds, output))
         work = partial(_process, audio_dir=output.audio, expected_rate=expected_rate, limits=limits)
         seen: dict[str, str] = {}
-        for task, result in zip(tasks, in_processes(work, tasks, jobs, "preparing", "utt"), strict=True):
+        for task, result in zip(tasks, in_processes(work, tasks, jobs, "preparing", "utt", _crashed), strict=True):
             if isinstance(result, Drop):
                 output.drop(task.utterance.id, result)
             elif result.digest in seen:
@@ -179,5 +180,11 @@ def _process(task: _Task, audio_dir: Path, expected_rate: int | None, limits: Li
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     # written by Python and not by libsndfile, which does not report a full disk
-    (audio_dir / f"{task.name}.flac").write_bytes(encoded.getvalue())
+    target = audio_dir / f"{task.name}.flac"
+    with writing(target):
+        target.write_bytes(encoded.getvalue())
     return _Done(digest, (len(pcm), clipped_share(mono), gain))
+
+
+def _crashed(task: _Task) -> Drop:
+    return Drop("unreadable audio", "the process that read it died (its decoder crashed, or out of memory)")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctcsd.data.checks import Drop, Kept, Limits
 from ctcsd.data.splits import in_order
+from ctcsd.files import replacing
 
 LISTENED = 20  # how many of the fastest and slowest utterances the report names
 LISTENED_CHARACTERS = 10  # below this, the pace says little
@@ -60,7 +61,8 @@ def write_drops(path: Path, drops: Iterable[tuple[str, Drop]]) -> None:
     """A line per drop, `id<TAB>reason<TAB>detail`, under a header; what is not printable is escaped."""
     rows = [("id", "reason", "detail"), *((name, drop.reason, drop.detail) for name, drop in drops)]
     lines = ("\t".join(_printable(cell) for cell in row) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    with replacing(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def _printable(cell: str) -> str:

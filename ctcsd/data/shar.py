@@ -23,7 +23,7 @@ from ctcsd.config import Config
 from ctcsd.data.features import cuts_file, load_cuts
 from ctcsd.data.integrity import CHECKSUM, SHARD_SOURCES, SHARD_STORAGES, check_cut, read_features, read_wave
 from ctcsd.errors import UserError
-from ctcsd.files import read_json, replacing, writing
+from ctcsd.files import read_json, write_text, writing
 from ctcsd.stamp import depends, file_hash, mark, up_to_date
 
 INDEX = "index.json"
@@ -177,6 +177,5 @@ def _write_index(folder: Path, field: str, source: str, digest: str, cuts: int, 
     for number, first in enumerate(range(0, cuts, shard_size)):
         shard = _shard(folder, field, number, min(shard_size, cuts - first))
         shards.append([shard.cuts, shard.manifest.stat().st_size, shard.data.stat().st_size])
-    with replacing(folder / INDEX) as partial:
-        content = {"field": field, "source": source, "sha256": digest, "shards": shards}
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    content = {"field": field, "source": source, "sha256": digest, "shards": shards}
+    write_text(folder / INDEX, json.dumps(content) + "\n")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ctcsd.errors import UserError
-from ctcsd.files import replacing, writing
+from ctcsd.files import replacing, write_text, writing
 from ctcsd.lock import in_turn
 from ctcsd.stamp import file_hash
 from ctcsd.text.arpa import read_arpa
@@ -238,8 +238,7 @@ def cached(
                     read_arpa(files[-1])  # kaldilm forgives what this refuses
                 with replacing(path) as partial:
                     print(f"{graph}: {build(partial)}{again}", flush=True)
-                with replacing(_sum(path)) as partial:
-                    partial.write_text(f"{file_hash(path)}  {path.name}\n", encoding="utf-8")
+                write_text(_sum(path), f"{file_hash(path)}  {path.name}\n")
     return path
 
 

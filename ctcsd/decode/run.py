@@ -16,6 +16,7 @@ from ctcsd.decode.graphs import DEFAULT_LM_SCALE, graph_scale
 from ctcsd.decode.hypothesis import Hypothesis, write_hypotheses, write_nbest
 from ctcsd.decode.search import BEAMS, METHODS, PRIOR, RESCORE, k2_methods, lang_files, search, search_name
 from ctcsd.errors import SomeFailed, UserError
+from ctcsd.files import write_text
 from ctcsd.k2_env import find_k2_python
 from ctcsd.posteriors import DamagedManifest, PosteriorReader
 from ctcsd.run_dir import RunDir
@@ -128,9 +129,9 @@ def _search_archive(
         count = write_hypotheses(target, _note(found, failures, fallbacks))
         failed.unlink(missing_ok=True)
         if failures:
-            failed.write_text("".join(f"{cut_id}\t{why}\n" for cut_id, why in failures.items()), encoding="utf-8")
+            write_text(failed, "".join(f"{cut_id}\t{why}\n" for cut_id, why in failures.items()))
         figures = cost.figures(reader.seconds)
-        run.search_cost(method, split, exit).write_text(json.dumps(figures) + "\n", encoding="utf-8")
+        write_text(run.search_cost(method, split, exit), json.dumps(figures) + "\n")
         mark(marker, needs)
         tail = "".join(f", {number} by {how}" for how, number in sorted(fallbacks.items()))
         tail += f", {len(failures)} failed" if failures else ""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ctcsd.data.splits import safe_id
 from ctcsd.decode.align import TokenSpan, align_tokens
 from ctcsd.errors import UserError
-from ctcsd.files import replacing
+from ctcsd.files import replacing, write_text
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.text.lexicon import Pronunciations
 from ctcsd.text.tokenizer import SPACE, Tokenizer, TokenTable
@@ -102,7 +102,7 @@ def write_textgrid(path: Path, tiers: Mapping[str, Sequence[WordSpan]], seconds:
             quoted = word.replace('"', '""')
             lines += [f"        intervals [{number}]:", f"            xmin = {start:.3f}"]
             lines += [f"            xmax = {stop:.3f}", f'            text = "{quoted}"']
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _intervals(spans: Sequence[WordSpan], end: float) -> list[tuple[float, float, str]]:
@@ -192,6 +192,5 @@ def write_times(
                 tiers = {"words": words, "tokens": each}
                 write_textgrid(textgrids / f"{safe_id(cut_id)}.TextGrid", tiers, len(log_probs) * shift)
     if tokens_out:
-        with replacing(tokens_out) as partial:
-            partial.write_text("".join(token_lines), encoding="utf-8")
+        write_text(tokens_out, "".join(token_lines))
     return failed

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ctcsd.files import write_text
 from ctcsd.posteriors import PosteriorReader, frames_in
 from ctcsd.run_dir import RunDir
 from ctcsd.score.alignment import Alignment, compare_archives
@@ -43,9 +44,7 @@ def agreement_of_run(
 def write_alignment(folder: Path, stem: str, found: Alignment) -> None:
     """Figures, counts and the histogram of offsets as `folder/stem.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{stem}.json.partial"
-    partial.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / f"{stem}.json")
+    write_text(folder / f"{stem}.json", json.dumps(found.to_dict(), indent=1) + "\n")
 
 
 def _figures(run: RunDir, split: str, exit: str, name: str, archive: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ctcsd.files import replacing
 from ctcsd.score.utterances import Utterance
 from ctcsd.score.wer import sentence_error_rate, total
 
@@ -15,7 +16,7 @@ Group = tuple[int, str]  # the place in its list, and the name
 
 def write_breakdown(path: Path, utterances: Sequence[Utterance]) -> None:
     """A tab-separated line per speaker and per range of lengths, rates in percent; what is unknown is left out."""
-    with path.open("w", encoding="utf-8", newline="") as out:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out, delimiter="\t", lineterminator="\n")
         table.writerow(HEADER)
         for by, group_of in (("speaker", _speaker), ("words", _words), ("seconds", _seconds)):

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import kaldialign
 
 from ctcsd.errors import UserError
-from ctcsd.files import read_json_lines, replacing
+from ctcsd.files import read_json_lines, replacing, write_text
 from ctcsd.score.wer import WerStats, wer
 
 EPS = "*"  # how nothing is written
@@ -31,7 +31,7 @@ SUMMARY = {
 
 def write_recogs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> None:
     """(cut id, reference words, hypothesis words) per utterance, two lines each."""
-    with path.open("w", encoding="utf-8") as out:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as out:
         for cut_id, reference, hypothesis in rows:
             out.write(f"{cut_id}:\tref={reference}\n{cut_id}:\thyp={hypothesis}\n")
 
@@ -43,7 +43,7 @@ def write_errs(path: Path, rows: Sequence[tuple[str, list[str], list[str]]]) -> 
     ins: Counter[str] = Counter()
     dels: Counter[str] = Counter()
     words: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])  # correct, ref sub, hyp sub, ins, del
-    with path.open("w", encoding="utf-8") as out:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as out:
         correct = stats.words - stats.subs - stats.dels
         out.write(
             f"%WER = {stats.rate:.2f}\nErrors: {stats.ins} insertions, {stats.dels} deletions, "
@@ -83,13 +83,12 @@ def write_summary(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [header.replace("WER", "PER") if any(row.get("unit") == "phone" for row in rows) else header]
     for row in sorted(rows, key=lambda row: row["wer"]):
         lines.append("\t".join(_cell(row.get(key)) for key in SUMMARY.values()) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object per line, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def score_run(
 ) -> list[dict[str, Any]]:
     """Score the hypotheses of a run: the files that `_score` writes, wer-summary- files, and `results.jsonl`.
 
+    Rows of other exits, search methods and splits of the same training stay; those scored now are returned.
+
     Args:
         references: split -> cut id -> reference.
         methods: search methods; exits: exit names.
@@ -64,12 +67,9 @@ def score_run(
     for split, texts in references.items():
         agreement = agreement_of_run(run, split, exits, reference)
         for method in methods:
-            summary = []
             for exit in exits:
                 options = _options(run, method, split, exit)
                 units = _units(run, method, options, lang_dir)
-                row = _score(run, method, split, exit, texts, rule, units)
-                summary.append({"exit": exit, **row})
                 rows.append(
                     {
                         **{key: record[key] for key in ("corpus", "method", "seed")},
@@ -79,7 +79,7 @@ def score_run(
                         "decoder": method,
                         "options": options,
                         "split": split,
-                        **row,
+                        **_score(run, method, split, exit, texts, rule, units),
                         **agreement[exit],
                         **read_cost(run.search_cost(method, split, exit)),
                         "train_seconds": record["seconds"],
@@ -88,9 +88,31 @@ def score_run(
                         "revision": revision(),
                     }
                 )
-            write_summary(run.decoded(method) / f"wer-summary-{split}.txt", summary)
-    write_jsonl(run.results, rows)
+    whole = [*_kept(run, record, rows, rule), *rows]
+    for split, method in dict.fromkeys((row["split"], row["decoder"]) for row in rows):
+        summary = [row for row in whole if (row["split"], row["decoder"]) == (split, method)]
+        write_summary(run.decoded(method) / f"wer-summary-{split}.txt", summary)
+    write_jsonl(run.results, whole)
     return rows
+
+
+def _kept(run: RunDir, record: dict[str, Any], rows: Sequence[dict[str, Any]], rule: str) -> list[dict[str, Any]]:
+    """Earlier result rows of the same training and text normalisation, in the places of which none comes now."""
+    try:
+        before = read_jsonl(run.results) if run.results.is_file() else []
+    except UserError:  # damaged: what was scored now stands for itself
+        return []
+    place = itemgetter("split", "decoder", "exit")
+    now = set(map(place, rows))
+    return [
+        row
+        for row in before
+        if not _wrong_fields(row)
+        and (row["train_seconds"], row["trained_at"]) == (record["seconds"], record["revision"])
+        and row.get("normalize") == rule
+        and place(row) not in now
+        and run.hypotheses(row["decoder"], row["split"], row["exit"]).is_file()
+    ]
 
 
 def _score(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ctcsd.decode.cost import Cost
 from ctcsd.decode.search import search
 from ctcsd.errors import UserError, one_line_errors
-from ctcsd.files import replacing
+from ctcsd.files import replacing, write_text
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.score.units import units_of
 from ctcsd.score.wer import wer
@@ -134,13 +134,12 @@ def best_of(points: Sequence[Point]) -> Point:
 def write_best(path: Path, setting: Setting, points: Mapping[str, Point]) -> None:
     """The best setting, and the figures that it gave by split, as JSON."""
     figures = {split: {k: v for k, v in point._asdict().items() if k != "setting"} for split, point in points.items()}
-    with replacing(path) as partial_path:
-        partial_path.write_text(json.dumps({"setting": setting, **figures}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"setting": setting, **figures}, indent=2) + "\n")
 
 
 def write_csv(path: Path, points: Sequence[Point]) -> None:
     """A line per setting."""
-    with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="") as out:
+    with replacing(path) as partial_csv, partial_csv.open("w", encoding="utf-8", newline="") as out:
         table = csv.writer(out)
         table.writerow([*points[0].setting, "wer", "cer", "rtf", "failed"])
         for point in points:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ctcsd.files import write_text
 from ctcsd.score.utterances import Utterance
 
 # What sclite gives a meaning: alternatives {a / b}, optional (words), comments ;;, null words @, tags <...>.
@@ -18,8 +19,8 @@ def write_trn(reference: Path, hypothesis: Path, utterances: Sequence[Utterance]
 
     What has a meaning for sclite is written as in a URL, `%28` for an opening parenthesis, in both files alike.
     """
-    reference.write_text("".join(_line(u, u.reference.text) for u in utterances), encoding="utf-8")
-    hypothesis.write_text("".join(_line(u, u.hypothesis) for u in utterances), encoding="utf-8")
+    write_text(reference, "".join(_line(u, u.reference.text) for u in utterances))
+    write_text(hypothesis, "".join(_line(u, u.hypothesis) for u in utterances))
 
 
 def _line(utterance: Utterance, text: str) -> str:

@@ -23,7 +23,7 @@ from ctcsd.data.features import cuts_file
 from ctcsd.data.report import write_drops
 from ctcsd.data.shar import REMEDY
 from ctcsd.distill.teacher import Teacher, make_teacher
-from ctcsd.files import replacing
+from ctcsd.files import write_text
 from ctcsd.lock import in_turn
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.posteriors import PosteriorReader
@@ -120,9 +120,8 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
     cfg, model, table = module.cfg, module.model, module.table
     if is_first():
         save_config(cfg, run_dir / CONFIG_FILE)
-        (run_dir / "tokens.txt").write_text(table.text, encoding="utf-8")
-        with replacing(run_dir / "left_out.tsv") as partial:
-            write_drops(partial, data.dropped)
+        write_text(run_dir / "tokens.txt", table.text)
+        write_drops(run_dir / "left_out.tsv", data.dropped)
     folder = run_dir / "checkpoints"
     best = ModelCheckpoint(
         folder,
@@ -198,8 +197,7 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
         "revision": revision(),
     }
     if is_first():
-        with replacing(run_dir / "train.json") as partial:
-            partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(run_dir / "train.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

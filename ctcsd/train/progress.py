@@ -7,7 +7,26 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+
+class Bar(TQDMProgressBar):
+    """A moving bar: losses, dev WER, and the audio-seconds per second of this epoch."""
+
+    def __init__(self) -> None:
+        # What it shows is waited for: seldom enough that a GPU does not idle meanwhile.
+        super().__init__(refresh_rate=10 if torch.cuda.is_available() else 1, leave=False)
+        self._start, self._audio = time.monotonic(), 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self._start, self._audio = time.monotonic(), float(trainer.lightning_module.audio_seconds)  # type: ignore[arg-type]
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        audio = float(pl_module.audio_seconds) - self._audio  # type: ignore[arg-type]
+        speed = audio / max(1e-3, time.monotonic() - self._start)
+        return {**super().get_metrics(trainer, pl_module), "audio-s/s": f"{speed:.0f}"}
 
 
 class EpochLine(Callback):
@@ -54,4 +73,4 @@ class EpochLine(Callback):
 
 def bars() -> list[Callback]:
     """The callbacks of the screen: a moving bar only where there is a terminal to move it on."""
-    return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    return [Bar()] if sys.stderr.isatty() else []

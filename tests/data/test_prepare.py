@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import soxr
 
+from ctcsd.data import workers
 from ctcsd.data.debian import fetch_package, member, unpack
 from ctcsd.data.prepare import Utterance, load_file, prepare
 from ctcsd.data.splits import check_bounds, mini_ids, safe_id, split_of
@@ -356,10 +357,22 @@ def test_what_the_system_refuses_is_one_line(speech, jobs):
     assert list((speech / "out").iterdir()) == []
 
 
-def test_crashing_decoder_is_one_line(speech):
+def test_a_decoder_that_crashes_costs_one_utterance(speech):
     done = subprocess.run(script(speech, "die", 2), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "error: a worker process died" in one_line(done.stderr)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in (speech / "out/dropped.tsv").read_text().splitlines()]
+    assert [row[:2] for row in rows[1:]] == [["odd", "unreadable audio"]]
+    assert rows[1][2].startswith("the process that read it died")
+    kept, first = (len(list((speech / folder).glob("*.flac"))) for folder in ("out/audio", "speech"))
+    assert kept == first > 0
+
+
+def test_processes_that_die_again_and_again_are_one_line(monkeypatch):
+    monkeypatch.setattr(workers, "MOST_CRASHES", 1)
+    found = workers.in_processes(os._exit, [3, 4, 5], 2, "dying", "task", str)
+    assert next(found) == "3"
+    with pytest.raises(UserError, match="die again and again"):
+        next(found)
 
 
 def test_one_line_errors(capsys):

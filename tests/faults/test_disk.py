@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,9 @@ def test_commands_end_with_one_line(after: int, world: Path, tmp_path: Path) -> 
     data, lang = ["--data", world / "data"], ["--lang", world / "lang"]
     small = ["model.layers=1", "student_layers=1", "model.dim=16", "model.subsampling_channels=4", "train.epochs=1"]
     run = tmp_path / "ctc" / "seed1"
+    shutil.copytree(world / "data" / "manifests", tmp_path / "data" / "manifests")
     commands = [
+        ["features", "--data", tmp_path / "data", "--jobs", "1"],
         ["lang", *data, "--out", tmp_path / "lang"],
         ["lm", "--text", world / "lang" / "text", "--out", tmp_path / "lm.arpa"],
         ["train", "-m", "ctc", *data, *lang, "--run", run, *small],
@@ -121,7 +124,13 @@ def test_commands_end_with_one_line(after: int, world: Path, tmp_path: Path) -> 
             assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("error: "), (command[0], lines)
             print(command[0], lines)
             assert not [p for p in tmp_path.rglob("*partial*")], command[0]
+            assert not [p for p in tmp_path.rglob("feats*")] or command[0] != "features"
         again = ctcsd(*command)
         assert again.returncode == 0, (command[0], again.stderr)
     assert refused == len(commands) if after == 0 else refused
+    errs = run / "decode" / "greedy" / "errs-test-student.txt"
+    before = errs.read_bytes()
+    with full_disk(100):
+        assert ctcsd(*commands[-1]).returncode == 1
+    assert errs.read_bytes() == before, "what was scored before is not cut short"
     assert kinds(world)["model"].read()

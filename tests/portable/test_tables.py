@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_scoring_keeps_the_counts_of_every_utterance(score) -> None:
     assert (test["wer"], test["cer"]) == (20.0, 20.0)
     assert test["cer_low"] < test["cer"] < test["cer_high"]
     assert (dev["cer_low"], dev["cer"], dev["cer_high"]) == (0.0, 0.0, 0.0)
+
+
+def test_rows_of_other_searches_and_exits_stay(score) -> None:
+    """As long as the training is the same one; a summary has all exits."""
+    run = score("skd", exits=("student", "teacher"), decoders=("greedy", "wfst"))
+    before = read_jsonl(run.results)
+    assert len(before) == 8
+    score("skd", {"t1": "a b x d"})
+    after = read_jsonl(run.results)
+    place = operator.itemgetter("split", "decoder", "exit")
+    now = {("dev", "greedy", "student"), ("test", "greedy", "student")}
+    assert sorted(map(place, after)) == sorted(map(place, before))
+    assert [row for row in after if place(row) not in now] == [row for row in before if place(row) not in now]
+    assert [row["wer"] for row in after if place(row) == ("test", "greedy", "student")] == [10.0]
+    summary = (run.decoded("greedy") / "wer-summary-test.txt").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in summary[1:]] == [["teacher", "0.00"], ["student", "10.00"]]
+    write_jsonl(run.results, [{**row, "train_seconds": 1.0} for row in before])
+    score("skd")
+    assert sorted(map(place, read_jsonl(run.results))) == sorted(now), "those of another training are gone"
 
 
 def test_other_utterances_are_refused(tmp_path: Path) -> None:

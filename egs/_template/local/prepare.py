@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ctcsd.console import run_script
 from ctcsd.data.prepare import MAX_BAD, Utterance, load_file, prepare
 from ctcsd.data.recipe import Jobs, MaxBad
 from ctcsd.errors import UserError, one_line_errors
@@ -64,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ctcsd.console import run_script
 from ctcsd.data.checks import Limits
 from ctcsd.data.download import fetch, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
@@ -89,4 +90,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from tables import Row, read, unlisted
 
+from ctcsd.console import run_script
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
 from ctcsd.data.recipe import Jobs, MaxBad, Out
 from ctcsd.data.splits import SPLITS, split_of
@@ -89,4 +90,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

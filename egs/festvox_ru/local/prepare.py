@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ctcsd.console import run_script
 from ctcsd.data.debian import fetch_package, member, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, load_file, prepare
 from ctcsd.data.recipe import Jobs, MaxBad
@@ -68,4 +69,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

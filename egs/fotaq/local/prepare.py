@@ -14,6 +14,7 @@ import soundfile
 import typer
 from queen import clips
 
+from ctcsd.console import run_script
 from ctcsd.data.debian import fetch_package, member, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
 from ctcsd.data.recipe import Jobs, MaxBad
@@ -68,4 +69,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

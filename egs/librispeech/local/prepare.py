@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from lhotse.recipes.librispeech import MINI_LIBRISPEECH
 
+from ctcsd.console import run_script
 from ctcsd.data.checks import Limits
 from ctcsd.data.download import fetch, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
@@ -153,4 +154,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from fortunes import sentences
 
+from ctcsd.console import run_script
 from ctcsd.data.debian import fetch_package, member, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
 from ctcsd.data.recipe import MaxBad
@@ -145,4 +146,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)
