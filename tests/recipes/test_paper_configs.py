@@ -135,6 +135,12 @@ def test_costs_follow_speeds_and_tokens(tmp_path: Path) -> None:
     for hours in ("gpu_hours", "forward_hours"):
         assert getattr(more, hours) == pytest.approx(getattr(plain, hours) * (1 / 0.9 + 1 + 1 / 1.1))
     assert plain.gpu_hours == pytest.approx(3 * cfg.train.epochs * plain.forward_hours)
+    shares = (["devices=2"], ["nodes=2"], ["accumulate=2"], ["devices=2", "nodes=2", "accumulate=4"])
+    of = [configuration(B / "student.yaml", "ctc", *SMALL, *(f"train.{key}" for key in keys)) for keys in shares]
+    less = [plain.memory_gib - estimate(each, lambda name: cfg, 960, 312, 0.3).memory_gib for each in of]
+    per_second = 2 * less[0] / cfg.data.max_duration
+    assert per_second > 0 and less[1] == less[2] == less[0]
+    assert less[3] == pytest.approx((cfg.data.max_duration - cfg.data.max_seconds) * per_second), "one at a time at least"
     symbols = ["<blk>", *(chr(0x4E00 + number) for number in range(4199))]
     (tmp_path / "tokens.txt").write_text(TokenTable(symbols).text, encoding="utf-8")
     corpus = ["--config", REPOSITORY / "egs" / "aishell" / "conf" / "corpus.yaml", "-m", "ctc", "--hours", 0.5]
