@@ -133,6 +133,7 @@ def test_language_model_lexicon_and_noise(unpacked, speech, tmp_path, monkeypatc
     for name in ("student", "teacher"):
         cfg = load_config([REPOSITORY / f"egs/librispeech/conf/{file}.yaml" for file in ("corpus", f"paper_b/{name}")])
         assert cfg.lang.lexicon == "egs/librispeech/data/lm/librispeech-lexicon.txt"
+        assert cfg.lang.lm_arpa == "egs/librispeech/data/lm/4-gram.arpa.gz" and cfg.lang.lm_order == 4
 
 
 def failure(capsys, *arguments, **options):
