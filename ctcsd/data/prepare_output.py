@@ -69,16 +69,17 @@ class Output:
         return report
 
     def _refuse(self, max_bad: float) -> None:
-        total = len(self.kept) + len(self.dropped)
+        bad = [(name, drop) for name, drop in self.dropped if not drop.expected]
+        total = len(self.kept) + len(bad)
         if not total:
             raise UserError("the recipe found no utterances at all")
         message = ""
-        if len(self.dropped) > max_bad * total:
-            reasons = [drop.reason for _, drop in self.dropped]
+        if len(bad) > max_bad * total:
+            reasons = [drop.reason for _, drop in bad]
             common = max(sorted(set(reasons)), key=reasons.count)
-            name, drop = next(pair for pair in self.dropped if pair[1].reason == common)
+            name, drop = next(pair for pair in bad if pair[1].reason == common)
             message = (
-                f"{len(self.dropped)} of {total} utterances dropped (more than {max_bad:.0%}); "
+                f"{len(bad)} of {total} utterances dropped (more than {max_bad:.0%}); "
                 f"most often: {common} ({reasons.count(common)}, such as {name}: {drop.detail})"
             )
         elif empty := [split for split in SPLITS if not any(one.split == split for one in self.kept)]:
