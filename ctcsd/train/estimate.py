@@ -69,7 +69,7 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
 def _share_seconds(cfg: Config) -> float:
     """Of a batch, what goes through a process at a time: its share, but no less than the longest utterance."""
     shares = cfg.train.devices * cfg.train.nodes * cfg.train.accumulate
-    return max(cfg.data.max_duration / shares, min(cfg.data.max_seconds, cfg.data.max_duration))
+    return max(cfg.data.max_duration / shares, cfg.data.max_seconds)
 
 
 def epoch_hours(cfg: Config, hours: float) -> float:
