@@ -43,9 +43,13 @@ def load_file(
     `channel`: only this one, counted from 0. Raises BadAudio where the file is missing, empty, truncated or no audio.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:  # no permission, or a name that is too long
+        raise BadAudio("unreadable audio", f"{path}: {error.strerror}") from None
+    if size is None:
         raise BadAudio("missing audio", f"no file {path}")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise BadAudio("empty audio", f"{path} has 0 bytes")
     try:
         info = soundfile.info(path, verbose=True)
@@ -61,8 +65,8 @@ def load_file(
     if last - info.frames > 0.1 * info.samplerate:
         raise BadAudio("segment outside the audio", f"{path}: to {end:.2f} s of {info.duration:.2f} s")
     last = min(last, info.frames)
-    if last - first > MOST * path.stat().st_size:
-        raise BadAudio("unreadable audio", f"{path}: {info.frames} samples in {path.stat().st_size} bytes")
+    if last - first > MOST * size:
+        raise BadAudio("unreadable audio", f"{path}: {info.frames} samples in {size} bytes")
     try:
         samples, rate = soundfile.read(path, start=first, stop=last, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:

@@ -66,10 +66,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Drop:
-    """Why an utterance is left out: a fixed reason (counted) and the detail (listed)."""
+    """Why an utterance is left out: a fixed reason (counted) and the detail (listed).
+
+    `expected`: the corpus has such by its nature, so that it is not held against `--max-bad`.
+    """
 
     reason: str
     detail: str = ""
+    expected: bool = False
 
 
 def check_text(raw: str, normalized: str, alphabet: frozenset[str] | None) -> Drop | None:

@@ -33,13 +33,15 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
     `checksum`: MD5 or SHA-256, hexadecimal.
 
     Raises:
-        UserError: no network, no such file, or a wrong checksum.
+        UserError: no network, no such file, no address, or a wrong checksum.
     """
     target = folder / url.rpartition("/")[2]
     if target.is_file():
         if (found := _digest(target, checksum)) != checksum:
             raise UserError(f"{target}: checksum mismatch ({found}, not {checksum}): delete it and run again")
         return target
+    if "://" not in url:
+        raise UserError(f"{url} is no address: it begins with neither https:// nor http://")
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     _transfer(url, partial)

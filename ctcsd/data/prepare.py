@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,15 +74,16 @@ def prepare(
     limits: Limits | None = None,
     normalizer: Normalizer = normalize,
     max_bad: float = MAX_BAD,
+    incomplete: Sequence[str] = (),
     jobs: int = 1,
 ) -> dict:
     """Normalise, check, resample to 16 kHz mono, write FLAC and manifests; returns what OUT/report.json holds.
 
     `alphabet`: the characters that texts may hold (default: the language's). `normalizer`: from the text as shipped and
-    the alphabet to the text to train on. `max_bad`: a larger share of dropped utterances is an error. The output does
-    not depend on `jobs`. Until the end everything lies in a hidden folder, so that a killed run leaves nothing that
-    looks whole. Raises UserError where nothing sound can be made of the corpus, OSError where the system refuses (full
-    disk).
+    the alphabet to the text to train on. `max_bad`: a larger share of dropped utterances is an error. `incomplete`:
+    lines for the report, as `check_counts` makes them. The output does not depend on `jobs`. Until the end everything
+    lies in a hidden folder, so that a killed run leaves nothing that looks whole. Raises UserError where nothing sound
+    can be made of the corpus, OSError where the system refuses (full disk).
     """
     # here, because worker processes import this module too and lhotse would cost each of them seconds
     from ctcsd.data.prepare_output import Output
@@ -105,7 +106,7 @@ def prepare(
                 heard = task.utterance
                 kept = (task.name, heard.text, task.text, heard.speaker, task.split, *result.measures)
                 output.keep(Kept(*kept, result.digest, result.source))
-        return output.finish(limits, max_bad)
+        return output.finish(limits, max_bad, incomplete)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -53,13 +54,17 @@ class Output:
     def keep(self, kept: Kept) -> None:
         self.kept.append(kept)
 
-    def finish(self, limits: Limits, max_bad: float) -> dict:
-        """Write manifests and reports, move all into place. Raises UserError on too many drops or an empty split."""
+    def finish(self, limits: Limits, max_bad: float, incomplete: Sequence[str] = ()) -> dict:
+        """Write manifests and reports, move all into place; `incomplete` stands in the report.
+
+        Raises:
+            UserError: too many drops, or an empty split.
+        """
         self.kept.sort(key=lambda one: one.name)
         self.dropped.sort(key=lambda pair: (pair[0], pair[1].reason))
         write_drops(self.partial / "dropped.tsv", self.dropped)
         self._refuse(max_bad)
-        report = build_report(self.language, self.kept, self.dropped, limits)
+        report = build_report(self.language, self.kept, self.dropped, limits, incomplete)
         write_manifests(self.partial / "manifests", self.kept, self.out_dir / "audio", self.language)
         (self.partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         text = report_text(report)
@@ -69,16 +74,17 @@ class Output:
         return report
 
     def _refuse(self, max_bad: float) -> None:
-        total = len(self.kept) + len(self.dropped)
+        bad = [(name, drop) for name, drop in self.dropped if not drop.expected]
+        total = len(self.kept) + len(bad)
         if not total:
             raise UserError("the recipe found no utterances at all")
         message = ""
-        if len(self.dropped) > max_bad * total:
-            reasons = [drop.reason for _, drop in self.dropped]
+        if len(bad) > max_bad * total:
+            reasons = [drop.reason for _, drop in bad]
             common = max(sorted(set(reasons)), key=reasons.count)
-            name, drop = next(pair for pair in self.dropped if pair[1].reason == common)
+            name, drop = next(pair for pair in bad if pair[1].reason == common)
             message = (
-                f"{len(self.dropped)} of {total} utterances dropped (more than {max_bad:.0%}); "
+                f"{len(bad)} of {total} utterances dropped (more than {max_bad:.0%}); "
                 f"most often: {common} ({reasons.count(common)}, such as {name}: {drop.detail})"
             )
         elif empty := [split for split in SPLITS if not any(one.split == split for one in self.kept)]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
@@ -12,6 +13,7 @@ import typer
 from ctcsd.data.audio import load_file
 from ctcsd.data.checks import Drop
 from ctcsd.data.prepare import Utterance
+from ctcsd.errors import UserError
 
 Out = Annotated[Path, typer.Option(help="Folder for audio, manifests and the report.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes that decode and resample.")]
@@ -20,6 +22,27 @@ DlDir = Annotated[
     Optional[Path],  # noqa: UP045 (read at run time)
     typer.Option(help="Folder of archives or unpacked data; what is not there is downloaded.  [default: OUT/download]"),
 ]
+
+Incomplete = Annotated[bool, typer.Option("--incomplete", help="Go on where a dev or test set is not whole.")]
+
+
+def check_counts(found: Iterable[tuple[str | None, Utterance]], official: Mapping[str, int], go_on: bool) -> list[str]:
+    """A line, printed too, for each part of a corpus in which fewer utterances are whole than its publisher says.
+
+    Args:
+        found: (part, utterance); official: part -> number of utterances that have both text and audio.
+
+    Raises:
+        UserError: such a part is no training set, and not `go_on`.
+    """
+    counts = Counter(part for part, utterance in found if part and not utterance.drop)
+    short = [part for part, count in counts.items() if count < official.get(part, 0)]
+    lines = [f"{part} has {counts[part]:,} of {official[part]:,} utterances" for part in short]
+    if not go_on and any(not part.startswith("train") for part in short):
+        raise UserError(f"{'; '.join(lines)}: unpack it again, or go on without the others by --incomplete")
+    for line in lines:
+        print(f"incomplete: {line}", flush=True)
+    return lines
 
 
 def paired(

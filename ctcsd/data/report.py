@@ -14,8 +14,14 @@ LISTENED = 20  # how many of the fastest and slowest utterances the report names
 LISTENED_CHARACTERS = 10  # below this, the pace says little
 
 
-def build_report(language: str, kept: Sequence[Kept], dropped: Sequence[tuple[str, Drop]], limits: Limits) -> dict:
-    """What report.json holds; minutes are of the audio that is kept."""
+def build_report(
+    language: str,
+    kept: Sequence[Kept],
+    dropped: Sequence[tuple[str, Drop]],
+    limits: Limits,
+    incomplete: Sequence[str] = (),
+) -> dict:
+    """What report.json holds; minutes are of the audio that is kept. `incomplete`: the recipe's lines on what lacks."""
     paced = sorted(
         (one for one in kept if len(one.text) >= LISTENED_CHARACTERS), key=lambda one: len(one.text) / one.seconds
     )
@@ -25,6 +31,7 @@ def build_report(language: str, kept: Sequence[Kept], dropped: Sequence[tuple[st
         "kept": len(kept),
         "dropped": len(dropped),
         "dropped_by_reason": dict(sorted(Counter(drop.reason for _, drop in dropped).items())),
+        "incomplete": list(incomplete),
         "warnings": {
             "clipped": sum(one.clipped > limits.warn_clipped for one in kept),
             "turned_down": sum(one.gain < 1 for one in kept),
@@ -49,6 +56,7 @@ def report_text(report: dict) -> str:
         lines.append(f"{split:<10}" + "".join(f"{sizes[name]:>12,}" for name in columns))
     lines.append(f"dropped {report['dropped']:,} of {report['utterances']:,}" + (":" if report["dropped"] else ""))
     lines += [f"  {count:>6,}  {reason}" for reason, count in report["dropped_by_reason"].items()]
+    lines += [f"incomplete: {line}" for line in report["incomplete"]]
     warnings = report["warnings"]
     lines.append(
         f"kept, but clipped: {warnings['clipped']:,}; "

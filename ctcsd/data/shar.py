@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -20,7 +19,7 @@ from lhotse.shar.readers.lazy import LazySharIterator
 from tqdm import tqdm
 
 from ctcsd.config import Config
-from ctcsd.data.features import cuts_file, load_cuts
+from ctcsd.data.features import cuts_file, id_hash, load_cuts
 from ctcsd.data.integrity import CHECKSUM, SHARD_SOURCES, SHARD_STORAGES, check_cut, read_features, read_wave
 from ctcsd.errors import UserError
 from ctcsd.files import read_json, write_text, writing
@@ -93,7 +92,7 @@ def write_shar(data_dir: Path, cfg: Config, folder: Path, shard_size: int) -> No
         return
     if folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file():
         raise UserError(f"{folder} is not empty and holds no shards: give another folder")
-    cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())
+    cuts = sorted(load_cuts(source, stage=1), key=id_hash)
     field = FIELDS[cfg.features.type]
     partial = folder.with_name(f".partial.{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed run

@@ -264,6 +264,8 @@ def _new_backbone(config: Any, weights: str | None) -> Any:
         raise UserError(f"model.backbone={weights}: no weights can be read: {first_line(error)}") from None
     finally:
         transformers.logging.set_verbosity(before)
+    if any(name.startswith("lm_head.") for name in found["unexpected_keys"]):
+        print(f"{weights} was fine-tuned with CTC: its head (lm_head) is left out, the heads here are new", flush=True)
     if missing := sorted(set(found["missing_keys"]) - {"masked_spec_embed"}):
         raise UserError(f"model.backbone={weights} lacks weights, such as {missing[0]}: {len(missing)} are missing")
     return backbone.train()  # as any new module: transformers hands it over in eval mode, in which Lightning leaves it

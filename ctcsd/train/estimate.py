@@ -53,7 +53,7 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
     per_utterance = flops.front + flops.encoder + backward
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory: float = OPTIMIZER_BYTES * trained + 4 * (model.num_parameters() - trained)
-    memory += model.activation_bytes(cfg.data.max_duration * views)
+    memory += model.activation_bytes(_share_seconds(cfg) * views)
     teacher = _live_teacher(cfg, configuration)
     if teacher is not None:
         per_utterance += sum(teacher.forward_flops(SECONDS))
@@ -64,6 +64,12 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
     parameters = {name: sizes(cfg, name).num_parameters() for name in model.exits}
     gpu_hours = per_hour * epoch * cfg.passes * views
     return Cost(parameters, per_hour / 1e9, gpu_hours, forward * epoch, memory / 2**30)
+
+
+def _share_seconds(cfg: Config) -> float:
+    """Of a batch, what goes through a process at a time: its share, but no less than the longest utterance."""
+    shares = cfg.train.devices * cfg.train.nodes * cfg.train.accumulate
+    return max(cfg.data.max_duration / shares, cfg.data.max_seconds)
 
 
 def epoch_hours(cfg: Config, hours: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -134,10 +133,10 @@ def prior_run(run: Path, data_dir: Path, lang_dir: Path, cfg: Config, exits: Seq
         return
     table = TokenTable.load(lang_dir)
     model = model_of(run, table)
-    cuts = sorted(load_cuts(source, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())[:PRIOR_CUTS]
+    cuts = load_cuts(source, stage=1, sample=PRIOR_CUTS)
     with tempfile.TemporaryDirectory() as folder:
         archives = {name: Path(folder) / name for name in targets}
-        write_posteriors(model, CutSet.from_cuts(cuts), archives, table)
+        write_posteriors(model, cuts, archives, table)
         for name, target in targets.items():
             total, frames = np.zeros(len(table)), 0
             for _, log_probs in PosteriorReader(archives[name]):

@@ -83,6 +83,11 @@ def truncate(path, share=0.5):
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def renamed(described, path):
+    """A manifest that names another file, whether the system allows such a name or not."""
+    return described | {"sources": [described["sources"][0] | {"source": str(path)}]}
+
+
 def seconds(samples, count):
     return np.resize(samples, int(count * RATE))
 
@@ -101,6 +106,7 @@ BAD_AUDIO = {  # reason -> how the file `bad.wav` or its description is made fro
         p, np.r_[np.float32("nan"), x.astype(np.float32) / 32768], subtype="FLOAT"
     ),
     "wrong extension": lambda p, x: recording(p, x, format="FLAC"),
+    "unreadable audio ": lambda p, x: renamed(recording(p, x), p.with_name("long" * 64)),
     "wrong duration in the manifest": lambda p, x: recording(p, x) | {"num_samples": len(x) + RATE // 2},
     "wrong duration in the manifest ": lambda p, x: recording(p, x) | {"duration": len(x) / RATE - 0.1},
     "wrong sampling rate in the manifest": lambda p, x: (

@@ -120,6 +120,8 @@ def test_no_file_and_no_server_are_one_line(serve, tmp_path):
     assert len(log) == 1
     with pytest.raises(UserError, match="cannot be downloaded: .*refused"):
         fetch("http://127.0.0.1:9/corpus.tgz", tmp_path, SUMS[0])
+    with pytest.raises(UserError, match="www.openslr.org/12/corpus.tgz is no address: it begins with neither https://"):
+        fetch("www.openslr.org/12/corpus.tgz", tmp_path, SUMS[0])
 
 
 def archive(path, files):

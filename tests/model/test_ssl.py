@@ -59,10 +59,14 @@ def test_an_exit_is_the_last_state_of_a_checkpoint_of_so_many_layers(checkpoints
     model, (batch, lengths) = build(checkpoints[kind]), waves()
     wave = batch[0, : LENGTHS[0]]
     normalized = (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
+    whole = transformers.AutoModel.from_pretrained(checkpoints[kind]).eval()
     for name, layer in EXITS.items():
         theirs = transformers.AutoModel.from_pretrained(checkpoints[kind], num_hidden_layers=layer).eval()
         with torch.inference_mode():
-            wanted = model.heads[name](theirs(normalized[None]).last_hidden_state)
+            state = theirs(normalized[None]).last_hidden_state
+            if not model.final_norm:
+                assert torch.equal(state, whole(normalized[None], output_hidden_states=True).hidden_states[layer])
+            wanted = model.heads[name](state)
             given = model(batch, lengths)[name]
         assert given.lengths[0] == wanted.size(1)
         torch.testing.assert_close(given.logits[:1, : wanted.size(1)], wanted, atol=2e-5, rtol=1e-4)
@@ -270,6 +274,21 @@ def test_what_is_no_checkpoint_is_one_line(checkpoints: dict[str, str], tmp_path
     refused(str(bare), "is a bert; known: hubert, wavlm, wav2vec2, data2vec-audio")
     fast = write_backbone(tmp_path / "fast", "hubert", sampling_rate=8000)
     refused(fast, "wants audio at 8000 Hz, but all audio here is at 16000 Hz")
+
+
+def test_a_fine_tuned_checkpoint_loses_its_head_with_a_line(
+    checkpoints: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = transformers.HubertForCTC.from_pretrained(checkpoints["hubert"], vocab_size=9)
+    tuned.save_pretrained(tmp_path)
+    capsys.readouterr()
+    model = make_model(config(str(tmp_path)))
+    said = f"{tmp_path} was fine-tuned with CTC: its head (lm_head) is left out, the heads here are new\n"
+    assert capsys.readouterr().out == said
+    key = "encoder.layers.1.attention.q_proj.weight"
+    assert torch.equal(model.backbone.get_parameter(key), tuned.hubert.get_parameter(key))
+    make_model(config(checkpoints["hubert"]))
+    assert not capsys.readouterr().out
 
 
 def test_transformers_is_missing(checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def corpora(tmp_path_factory):
     return folder.parent
 
 
-def prepare(dl_dir, out):
-    recipe.main(dl_dir=dl_dir, out=out, jobs=1)
+def prepare(dl_dir, out, incomplete=True):
+    recipe.main(dl_dir=dl_dir, out=out, incomplete=incomplete, jobs=1)
     return json.loads((out / "report.json").read_text())
 
 
@@ -91,7 +91,7 @@ def test_archives_of_speakers_that_are_still_packed(corpora, tmp_path, capsys):
 @pytest.mark.slow
 def test_all_stages_on_a_stand_in(corpora, tmp_path):
     """Stages 0 to 5 without a language model, as the recipe has it: a text is one long word, and its CER counts."""
-    run_recipe("aishell", tmp_path, f"--dl-dir {corpora}")
+    run_recipe("aishell", tmp_path, f"--incomplete --dl-dir {corpora}")
     rows = {row["split"]: row for row in results(tmp_path)}
     assert set(rows) == {"dev", "test"} and rows["test"]["corpus"] == "aishell"
     assert rows["test"]["words"] == 4 and 0 < rows["test"]["cer_low"] <= rows["test"]["cer"]
@@ -110,6 +110,9 @@ def test_partners_that_are_missing_are_listed_and_a_missing_split_is_one_line(co
         "BAC009S0002W0000": "missing transcript",
         "BAC009S0724W0001": "missing audio",
     }
+    with pytest.raises(SystemExit):
+        prepare(tmp_path / "dl", tmp_path / "data", incomplete=False)
+    assert "dev has 3 of 14,326 utterances; test has 4 of 7,176 utterances: unpack" in capsys.readouterr().err
     shutil.rmtree(folder / "wav/test")
     capsys.readouterr()
     with pytest.raises(SystemExit):

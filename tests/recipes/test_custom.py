@@ -125,6 +125,24 @@ def test_every_kind_of_table_gives_the_same_corpus(speech, wavs, tmp_path):
         assert content == expected, kind
 
 
+def test_manifests_as_lhotses_recipes_name_them(speech, wavs, tmp_path):
+    """A pair of files per part; those whose part is no split's name are split by hash."""
+    whole, folder = write_lhotse(tmp_path / "whole", speech, wavs), tmp_path / "parts"
+    folder.mkdir()
+    parts = {"train": 0, "valid": 1, "test": 2, "other-500": 3}
+    for kind in ("recordings", "supervisions"):
+        manifest = lhotse.load_manifest(whole / f"{kind}.jsonl.gz")
+        for part, number in parts.items():
+            chosen = manifest.filter(lambda one, wanted=number: int(one.id[-2:]) % 4 == wanted)
+            chosen.to_file(folder / f"my_{kind}_{part}.jsonl.gz")
+    prepare(tmp_path / "out", "--transcripts", folder)
+    found = corpus(tmp_path / "out")
+    for split, number in (("train", 0), ("dev", 1), ("test", 2)):
+        named = {text for text, _ in speech[number::4]}
+        assert named <= set(found[split])
+        assert set(found[split]) - named == {text for text, _ in speech[3::4] if split_of(text) == split}
+
+
 def test_rates_channels_and_splits(speech, wavs, tmp_path):
     """8 kHz and stereo beside 16 kHz mono; splits by speaker, from a column, or a table each."""
     folder = tmp_path / "audio"

@@ -88,9 +88,11 @@ def debs(tmp_path, monkeypatch):
 
 def test_whole_recipe_on_made_up_packages(debs, tmp_path):
     out = tmp_path / "data"
-    recipe.main(lang=recipe.Language.cs, out=out, deb=debs, jobs=1)
+    recipe.main(lang=recipe.Language.cs, out=out, deb=debs, max_bad=2 / 41, jobs=1)  # noises do not count
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert report["kept"] == 39 and drops(out) == {"b_x-m-7": "empty audio", "b_x-m-11": "digits or symbols in text"}
+    expected = {"b_x-m-7": "empty audio", "b_x-m-9": "missing transcript", "b_x-m-11": "digits or symbols in text"}
+    assert report["kept"] == 39 and drops(out) == expected
+    assert f"audio only: {recipe.GAME}/sound/b/cs/x-m-9.ogg" in (out / "dropped.tsv").read_text(encoding="utf-8")
     names = {one.id for one in lhotse.load_manifest(out / "manifests/recordings.jsonl.gz")}
     assert "b_x-m-5" in names and "b_x-m-9" not in names
     assert sorted(path.name for path in (out / "download").iterdir()) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import pytest
 import torch
 from backbones import write_backbone
 from console import REPOSITORY, ctcsd
+from lhotse import CutSet, MonoCut, SupervisionSegment
 
 from ctcsd.config import Config, method_config
+from ctcsd.data.features import lang_of_corpus
+from ctcsd.decode import search
 from ctcsd.decode.greedy import collapse
+from ctcsd.decode.run import search_options
 from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.model import EncoderCtc, make_model
@@ -79,18 +84,29 @@ def step(cfg: Config, teacher: Teacher | None = None, model: EncoderCtc | None =
 def test_table_of_paper_a(backbones: dict[str, str], backbone: str) -> None:
     file, folder = A / f"{backbone}.yaml", f"model.backbone={backbones[backbone]}"
     top = step(configuration(file, "ctc_teacher", folder))
-    for method in ("ctc", "layer_prune", "guide_ctc", "sfmx_kd", str(A / "skd.yaml"), str(A / "skd_masked.yaml")):
-        for layers in (4, 6, 8, 10) if method.endswith("skd.yaml") else (8,):
-            cfg = configuration(file, method, folder, f"student_layers={layers}")
-            assert cfg.model.exits["student"] == layers and cfg.model.freeze_steps == 0.125
-            separate = cfg.distill.teacher == "checkpoint"
-            assert (cfg.depends == "ctc_teacher") == (separate or method == "layer_prune")
-            teacher = None
-            if separate:
-                exits = cfg.model.exits
-                teacher = make_teacher("checkpoint", exits, lambda: top, None, top.input_type, top.frame_shift)
-            model = step(cfg, teacher)
-            assert len(model.backbone.encoder.layers) == max(cfg.model.exits.values())
+    with torch.no_grad():
+        for parameter in top.parameters():
+            parameter.mul_(1.01)  # as if trained: no longer the checkpoint's
+    methods = ("ctc", "layer_prune", "guide_ctc", "sfmx_kd", str(A / "skd.yaml"), str(A / "skd_masked.yaml"))
+    models: dict[str, EncoderCtc] = {}  # of the same exits
+    for method, layers in product(methods, (4, 6, 8, 10)):
+        cfg = configuration(file, method, folder, f"student_layers={layers}")
+        exits = cfg.model.exits
+        assert exits == {"student": layers, **({"teacher": 12} if "skd" in method else {})}
+        assert cfg.model.freeze_steps == 0.125
+        separate = cfg.distill.teacher == "checkpoint"
+        assert (cfg.depends == "ctc_teacher") == (separate or method == "layer_prune")
+        teacher = None
+        if separate:
+            teacher = make_teacher("checkpoint", exits, lambda: top, None, top.input_type, top.frame_shift)
+        model = models.get(str(exits)) or make_model(cfg.model)
+        if method == "layer_prune":
+            assert model.start_from(top, "the teacher") == layers
+            theirs = top.state_dict()
+            assert all(torch.equal(value, theirs[name]) for name, value in model.encoder_state().items())
+        models[str(exits)] = step(cfg, teacher, model)
+        assert len(model.backbone.encoder.layers) == max(exits.values())
+    assert len(models) == 8
 
 
 def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
@@ -98,7 +114,7 @@ def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
     assert teacher.frame_shift == 0.04 and teacher.exits == {"teacher": 24}
     # A teacher that says something: blank on most frames, then a spike.
     rows = {cut_id: np.full((frames, 5), -4.0, dtype=np.float32) for cut_id, frames in (("x", 18), ("y", 12))}
-    with PosteriorWriter(tmp_path / "archive", TABLE, teacher.frame_shift) as writer:
+    with PosteriorWriter(tmp_path / "archive", TABLE, teacher.frame_shift, top_k=3) as writer:
         for cut_id, scores in rows.items():
             scores[:, 0] = 0.0
             scores[5:9, 2] = 1.0
@@ -107,11 +123,68 @@ def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
     student = step(configuration(B / "student.yaml", "ctc", *SMALL))
     assert len(student.layers) == 12
     archive = make_teacher("archive", student.exits, None, lambda: PosteriorReader(tmp_path / "archive"))
-    for share, pattern in [*((0.25, pattern) for pattern in PATTERNS), (0.9, "symmetric:2"), (1.0, "symmetric:2")]:
+    for share, pattern in product((0.25, 0.9, 1.0), PATTERNS):
         method = f"{B / 'kd.yaml'}+weights.lambda={share}+distill.frames={pattern}"
         cfg = configuration(B / "student.yaml", method, *SMALL)
         assert cfg.distill.teacher == "archive" and cfg.distill.checkpoint and cfg.depends is None
+        assert cfg.distill.top_k > 0
         step(cfg, archive, student)
+
+
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=2
+ngram 3=2
+ngram 4=1
+
+\\1-grams:
+-99 <s> -0.3
+-1 </s>
+-1 CAT -0.3
+-1 AT -0.3
+-2 TAT
+
+\\2-grams:
+-0.1 <s> CAT -0.1
+-0.1 CAT AT -0.1
+
+\\3-grams:
+-0.1 <s> CAT AT -0.1
+-0.1 CAT AT </s>
+
+\\4-grams:
+-0.1 <s> CAT AT </s>
+
+\\end\\
+"""
+
+
+def test_search_of_paper_b(tmp_path: Path) -> None:
+    """Stage 2 and the search as student.yaml has them, from a lexicon and a 4-gram in the official files' layout."""
+    (tmp_path / "lexicon.txt").write_text("CAT K AE1 T\nAT AE1 T\nTAT T AE1 T\n")
+    (tmp_path / "4-gram.arpa").write_text(ARPA)
+    (tmp_path / "manifests").mkdir()
+    text = SupervisionSegment("x", "x", 0.0, 1.0, text="tat cat at")
+    CutSet.from_cuts([MonoCut("x", 0.0, 1.0, 0, [text])]).to_file(tmp_path / "manifests" / "cuts_train.jsonl.gz")
+    files = [f"lang.lexicon={tmp_path / 'lexicon.txt'}", f"lang.lm_arpa={tmp_path / '4-gram.arpa'}"]
+    cfg = configuration(B / "student.yaml", "ctc", *SMALL, *files)
+    lang_of_corpus(tmp_path, tmp_path / "lang", cfg.lang)
+    table = TokenTable.load(tmp_path / "lang")
+    assert table.symbols == ["<blk>", "AE", "K", "T", "T#"]
+    scores = np.full((10, 5), -9.0, dtype=np.float32)
+    for frame, tokens in enumerate(([0], [2, 3], [0], [1], [4], [0], [1], [0], [4], [0])):
+        scores[frame, tokens] = 0.0
+    scores[1, 3] = 0.5  # T rather than K, for the model alone
+    with PosteriorWriter(tmp_path / "archive", table) as writer:
+        writer.write("x", torch.tensor(scores).log_softmax(-1).numpy())
+    np.save(tmp_path / "prior.npy", np.full(5, 0.2, dtype=np.float32))
+    assert cfg.decode.methods == ["beam"]
+    options = {**search_options("beam", cfg.decode), "prior": str(tmp_path / "prior.npy")}
+    assert (options["lexicon"], options["lm_scale"], options["prior_scale"]) == (True, 0.5, 0.3)
+    for lm_scale, words in ((options["lm_scale"], "cat at"), (0.0, "tat at")):
+        reader = PosteriorReader(tmp_path / "archive", tmp_path / "lang")
+        (found,) = search(reader, tmp_path / "lang", "beam", **{**options, "lm_scale": lm_scale})
+        assert found.text == words
 
 
 def test_the_costs_of_a_table(backbones: dict[str, str]) -> None:
@@ -135,6 +208,12 @@ def test_costs_follow_speeds_and_tokens(tmp_path: Path) -> None:
     for hours in ("gpu_hours", "forward_hours"):
         assert getattr(more, hours) == pytest.approx(getattr(plain, hours) * (1 / 0.9 + 1 + 1 / 1.1))
     assert plain.gpu_hours == pytest.approx(3 * cfg.train.epochs * plain.forward_hours)
+    shares = (["devices=2"], ["nodes=2"], ["accumulate=2"], ["devices=2", "nodes=2", "accumulate=4"])
+    of = [configuration(B / "student.yaml", "ctc", *SMALL, *(f"train.{key}" for key in keys)) for keys in shares]
+    less = [plain.memory_gib - estimate(each, lambda name: cfg, 960, 312, 0.3).memory_gib for each in of]
+    per_second = 2 * less[0] / cfg.data.max_duration
+    assert per_second > 0 and less[1] == less[2] == less[0]
+    assert less[3] == pytest.approx((cfg.data.max_duration - cfg.data.max_seconds) * per_second)
     symbols = ["<blk>", *(chr(0x4E00 + number) for number in range(4199))]
     (tmp_path / "tokens.txt").write_text(TokenTable(symbols).text, encoding="utf-8")
     corpus = ["--config", REPOSITORY / "egs" / "aishell" / "conf" / "corpus.yaml", "-m", "ctc", "--hours", 0.5]

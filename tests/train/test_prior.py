@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lhotse import CutSet
+from lhotse.cut import Cut
 from tiny import tiny_model
 
 from ctcsd.config import Config, save_config
-from ctcsd.data.features import load_cuts
+from ctcsd.data import features
+from ctcsd.data.features import id_hash, load_cuts
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.run_dir import RunDir
 from ctcsd.text.tokenizer import TokenTable
@@ -19,6 +23,25 @@ from ctcsd.train.checkpoint import save_model
 from ctcsd.train.infer import prior_run, write_posteriors
 
 TRAIN = "fbank80/cuts_train.jsonl.gz"
+
+
+def test_a_sample_of_a_cut_set_is_read_without_the_others_in_memory(
+    small_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = sorted(load_cuts(small_corpus / TRAIN, stage=1), key=lambda cut: hashlib.sha1(cut.id.encode()).digest())
+    read: list[weakref.ref] = []
+    in_memory = []
+
+    def watched(cut: Cut) -> bytes:
+        read.append(weakref.ref(cut))
+        in_memory.append(sum(one() is not None for one in read))
+        return id_hash(cut)
+
+    monkeypatch.setattr(features, "id_hash", watched)
+    sample = load_cuts(small_corpus / TRAIN, stage=1, sample=10)
+    assert list(sample) == wanted[:10] and len(read) == len(wanted) == 60
+    assert max(in_memory) <= 12
+    assert list(load_cuts(small_corpus / TRAIN, stage=1, sample=500)) == wanted
 
 
 def test_each_exit_has_the_prior_of_the_data_as_it_is(

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from ctcsd.distill.teacher import make_teacher
 from ctcsd.errors import UserError
 from ctcsd.train.accumulate import Accumulator
 from ctcsd.train.processes import check_hardware
+from ctcsd.train.resume import TimedCheckpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "distill"))
 from tiny import EXITS, tiny_model  # noqa: E402
@@ -133,8 +135,11 @@ def arguments(corpus: Path, run: Path, *overrides: str) -> list[str]:
     return [str(word) for word in command]
 
 
-def start(corpus: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ctcsd", *arguments(corpus, run, *overrides)]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "ctcsd"]
+
+
+def start(corpus: Path, run: Path, *overrides: str, launcher: Sequence[str] = ("-m", "ctcsd")) -> subprocess.Popen[str]:
+    command = [sys.executable, *launcher, *arguments(corpus, run, *overrides)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -175,27 +180,46 @@ def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path) -> Non
 
 
 def test_an_encoder_that_is_frozen_at_first(corpus: Path, tmp_path: Path) -> None:
-    """Behind pre-flight, in which all of it had a gradient."""
+    """Behind pre-flight, in which all of it had a gradient; and by torchrun, as docs/scale.md has it."""
     short = ["model.freeze_steps=0.3", "train.epochs=1", "train.average=1"]
-    process = start(corpus, tmp_path / "two", *short, "train.devices=2")
+    process = start(corpus, tmp_path / "two", *short, "train.devices=2", launcher=TORCHRUN)
     alone = ctcsd(*arguments(corpus, tmp_path / "one", *short))
-    _, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == alone.returncode == 0, err
+    assert out.count("epoch 1/1") == out.count("kept:") == 1, out
     assert_the_same(tmp_path / "two", tmp_path / "one")
 
 
-def test_a_lost_process_ends_the_training_and_one_alone_goes_on(corpus: Path, alone: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(corpus, run, "train.devices=2", "train.accumulate=2", "train.save_minutes=0.0001")
+def wait_for_a_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Until there is one within an epoch, and a newer one than now."""
+    path = run / "checkpoints" / "timed.ckpt"
+    before = path.stat().st_mtime_ns if path.is_file() else 0
     deadline = time.monotonic() + 200
-    while not (run / "checkpoints" / "timed.ckpt").is_file():
+    while not path.is_file() or path.stat().st_mtime_ns == before:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
+
+
+def test_one_process_then_two_until_one_is_lost_then_one_are_one_training(
+    corpus: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, often, save = tmp_path / "run", "train.save_minutes=0.0001", TimedCheckpoint.on_train_batch_end
+
+    def save_once(self: TimedCheckpoint, *args: Any) -> None:
+        save(self, *args)
+        if self.path.is_file():
+            raise UserError("enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TimedCheckpoint, "on_train_batch_end", save_once)
+        assert "error: enough" in ctcsd(*arguments(corpus, run, often)).stderr
+    process = start(corpus, run, "train.devices=2", "train.accumulate=2", often)
+    wait_for_a_checkpoint(process, run)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1
     os.kill(int(children[0]), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and "going on from" in out
     assert len(err.strip().splitlines()) == 1 and "start it again" in err, err
     again = ctcsd(*arguments(corpus, run))
     assert again.returncode == 0, again.stderr

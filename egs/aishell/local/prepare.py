@@ -16,7 +16,7 @@ from ctcsd.console import run_script
 from ctcsd.data.checks import Limits
 from ctcsd.data.download import fetch, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
-from ctcsd.data.recipe import DlDir, Jobs, MaxBad, Out, paired
+from ctcsd.data.recipe import DlDir, Incomplete, Jobs, MaxBad, Out, check_counts, paired
 from ctcsd.data.splits import SPLITS
 from ctcsd.errors import UserError, one_line_errors
 from ctcsd.files import lines_of
@@ -24,6 +24,7 @@ from ctcsd.text.normalize import normalize
 
 OPENSLR = "https://www.openslr.org/resources"
 CHECKSUM = "2f494334227864a8a8fec932999db9d8"
+UTTERANCES = {"train": 120098, "dev": 14326, "test": 7176}  # that have a transcript
 TRANSCRIPTS = "transcript/aishell_transcript_v0.8.txt"
 # A character is a syllable, three or four of them a second: far slower than letters.
 LIMITS = Limits(slow_base=4.0, slow_per_char=1.0)
@@ -73,6 +74,7 @@ def main(
     dl_dir: DlDir = None,
     mirror: Annotated[str, typer.Option(help="Where the page 33 of OpenSLR is.")] = OPENSLR,
     out: Out = Path(__file__).parents[1] / "data",
+    incomplete: Incomplete = False,
     max_bad: MaxBad = MAX_BAD,
     jobs: Jobs = 2,
 ) -> None:
@@ -85,8 +87,10 @@ def main(
     Example: python egs/aishell/local/prepare.py --dl-dir corpora --jobs 4
     """
     with one_line_errors():
-        data = folder_of(dl_dir or out / "download", mirror)
-        prepare(utterances(data), out, "zh", limits=LIMITS, normalizer=characters, max_bad=max_bad, jobs=jobs)
+        found = list(utterances(folder_of(dl_dir or out / "download", mirror)))
+        lines = check_counts(((one.split, one) for one in found), UTTERANCES, incomplete)
+        options = {"limits": LIMITS, "normalizer": characters, "max_bad": max_bad, "incomplete": lines, "jobs": jobs}
+        prepare(found, out, "zh", **options)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ctcsd.data.audio import FORMATS, BadAudio, load_file
 from ctcsd.data.checks import Drop
 from ctcsd.data.prepare import Utterance
+from ctcsd.data.splits import is_split
 from ctcsd.errors import UserError
 from ctcsd.files import lines_of, read_json_lines
 
@@ -72,7 +74,7 @@ def read(path: Path, audio: Path | None) -> Iterator[Row]:
     if path.is_dir():
         if (path / "wav.scp").is_file():
             return read_kaldi(path, audio)
-        if any(path.glob("recordings*.jsonl*")):
+        if any(path.glob("*recordings*.jsonl*")):
             return read_lhotse(path, audio)
         raise UserError(f"{path} is neither a Kaldi data folder (wav.scp, text) nor one of lhotse manifests")
     if not path.is_file():
@@ -141,13 +143,19 @@ def read_kaldi(folder: Path, audio: Path | None) -> Iterator[Row]:
 
 
 def read_lhotse(path: Path, audio: Path | None) -> Iterator[Row]:
-    """Cuts, or a folder of recordings and supervisions: a row per supervision."""
+    """Cuts, or a folder of recordings and supervisions: a row per supervision.
+
+    lhotse's recipes name the files of a folder `PREFIX_supervisions_PART.jsonl.gz`: a part may be a split.
+    """
     from lhotse import CutSet, RecordingSet, SupervisionSet
 
+    splits: dict[str, str | None] = {}
     try:
         if path.is_dir():
-            recordings = RecordingSet.from_recordings(_all(path, "recordings"))
-            supervisions = SupervisionSet.from_segments(_all(path, "supervisions"))
+            recordings = RecordingSet.from_recordings(one for one, _ in _all(path, "recordings"))
+            found = list(_all(path, "supervisions"))
+            splits = {one.id: split for one, split in found}
+            supervisions = SupervisionSet.from_segments(one for one, _ in found)
             cuts = CutSet.from_manifests(recordings, supervisions)
             orphans = [one for one in supervisions if one.recording_id not in recordings]
         else:
@@ -166,7 +174,8 @@ def read_lhotse(path: Path, audio: Path | None) -> Iterator[Row]:
                 channel = one.channel if isinstance(one.channel, int) and cut.recording.num_channels > 1 else None
                 speaker = one.speaker or "unknown"
                 end = start + one.duration
-                yield Row(one.id, one.text or "", base / file.source, speaker, None, start, end, channel)
+                text, split = one.text or "", splits.get(one.id)
+                yield Row(one.id, text, base / file.source, speaker, split, start, end, channel)
         for one in orphans:
             drop = Drop("missing audio", f"a transcript only, of recording {one.recording_id}: {one.text}")
             yield Row(one.id, one.text or "", Path(one.recording_id), drop=drop)
@@ -237,8 +246,12 @@ def _is_lhotse(path: Path) -> bool:
     return "recording" in first and "start" in first
 
 
-def _all(folder: Path, kind: str) -> Iterator:
+def _all(folder: Path, kind: str) -> Iterator[tuple[Any, str | None]]:
+    """The items of all files of a kind, each with the split that its file is named by."""
     from lhotse import load_manifest
 
-    for path in sorted(folder.glob(f"{kind}*.jsonl*")):
-        yield from load_manifest(path)
+    for path in sorted(folder.glob(f"*{kind}*.jsonl*")):
+        part = path.name.rpartition(kind)[2].partition(".")[0].strip("_-").lower()
+        split = SPLIT_NAMES.get(part, part)
+        for one in load_manifest(path):
+            yield one, split if is_split(split) else None

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ctcsd.console import run_script
+from ctcsd.data.checks import Drop
 from ctcsd.data.debian import fetch_package, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, load_file, prepare
 from ctcsd.data.recipe import Jobs, MaxBad, Out
@@ -59,16 +60,20 @@ def dialogs(scripts: Path, language: str) -> Dialogs:
 
 
 def utterances(packages: Path, language: str) -> Iterator[Utterance]:
-    """Every clip `sound/LEVEL/LANGUAGE/ID.ogg` that has a text, in its own level or, where levels share it, another."""
+    """Every clip `sound/LEVEL/LANGUAGE/ID.ogg`; its text is in its own level or, where levels share it, another.
+
+    Those without one are noises and songs, to be listed.
+    """
     by_level = dialogs(packages / GAME / "script", language)
     by_id: dict[str, tuple[str, str]] = {}
     for (_, name), line in by_level.items():
         by_id.setdefault(name, line)
     for path in sorted((packages / GAME / "sound").glob(f"*/{language}/*.ogg")):
         level = path.parts[-3]
-        line = by_level.get((level, path.stem)) or by_id.get(path.stem)
-        if line and line[0].strip():  # the others are noises and songs
-            yield Utterance(f"{level}_{path.stem}", line[0], line[1], partial(load_file, path))
+        text, who = by_level.get((level, path.stem)) or by_id.get(path.stem) or ("", "other")
+        detail = f"audio only: {path.relative_to(packages)}"
+        drop = None if text.strip() else Drop("missing transcript", detail, expected=True)
+        yield Utterance(f"{level}_{path.stem}", text, who, partial(load_file, path), drop=drop)
 
 
 def given(deb: list[Path], package: str) -> Path | None:

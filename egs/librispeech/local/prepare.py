@@ -18,7 +18,7 @@ from ctcsd.console import run_script
 from ctcsd.data.checks import Limits
 from ctcsd.data.download import fetch, unpack
 from ctcsd.data.prepare import MAX_BAD, Utterance, prepare
-from ctcsd.data.recipe import DlDir, Jobs, MaxBad, Out, paired
+from ctcsd.data.recipe import DlDir, Incomplete, Jobs, MaxBad, Out, check_counts, paired
 from ctcsd.errors import UserError, one_line_errors
 from ctcsd.files import lines_of
 
@@ -42,6 +42,15 @@ CHECKSUMS = {  # of the pages' md5sum.txt
     "4-gram.arpa.gz": "6abdcd5b055bd482e4f9defe91d40408",
     "librispeech-lexicon.txt": "28f72663f6bfed7cd346283c064c315b",
     "musan": "0c472d4fc0c5141eca47ad1ffeb2a7df",
+}
+UTTERANCES = {
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
 }
 HELD_OUT = {"dev-clean": "dev", "dev-other": "dev_other", "test-clean": "test", "test-other": "test_other"}
 TRAIN = {
@@ -129,6 +138,7 @@ def main(
     musan: Annotated[bool, typer.Option("--musan", help="Fetch MUSAN, too: noise for test sets (11 GB).")] = False,
     mirror: Annotated[str, typer.Option(help="Where the pages 11, 12, 17 and 31 of OpenSLR are.")] = OPENSLR,
     out: Out = Path(__file__).parents[1] / "data",
+    incomplete: Incomplete = False,
     max_bad: MaxBad = MAX_BAD,
     jobs: Jobs = 2,
 ) -> None:
@@ -143,14 +153,16 @@ def main(
     """
     with one_line_errors():
         folder = dl_dir or out / "download"
-        parts = [(folder_of(part, folder, mirror), split) for part, split in parts_of(size.value)]
+        parts = [(part, folder_of(part, folder, mirror), split) for part, split in parts_of(size.value)]
+        found = [(part, one) for part, place, split in parts for one in utterances(place, split)]
+        lines = check_counts(found, UTTERANCES, incomplete)
         for name in (f"{lm.value}.arpa.gz", "librispeech-lexicon.txt") if lm else ():
             link(fetch(f"{mirror}/11/{name}", folder / "lm", CHECKSUMS[name]), out / "lm")
             print(out / "lm" / name, flush=True)
         if musan:
             print(musan_of(folder, mirror), flush=True)
-        found = (one for part, split in parts for one in utterances(part, split))
-        prepare(found, out, "en", limits=LIMITS, normalizer=lower, max_bad=max_bad, jobs=jobs)
+        options = {"limits": LIMITS, "normalizer": lower, "max_bad": max_bad, "incomplete": lines, "jobs": jobs}
+        prepare((one for _, one in found), out, "en", **options)
 
 
 if __name__ == "__main__":
