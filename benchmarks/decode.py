@@ -217,6 +217,8 @@ def write_models(args: argparse.Namespace, folder: Path) -> list[Path]:
 def write_many(archive: Path, count: int, target: Path) -> None:
     """An archive of `count` short utterances: pieces of those of another one."""
     reader = PosteriorReader(archive)
+    if all(len(log_probs) < SHORT for _, log_probs in reader):
+        raise UserError(f"{archive}: no utterance has {SHORT} frames, for --memory")
     pieces = (
         log_probs[at : at + SHORT]
         for again in itertools.count()

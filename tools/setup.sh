@@ -245,8 +245,8 @@ set_up_k2() {
 }
 
 set_up_training
+code=0
 if [[ $want_k2 ]]; then
-  code=0
   set +e # a subshell that is tested would not stop at errors
   (set -e; set_up_k2)
   code=$?
@@ -256,5 +256,5 @@ if [[ $want_k2 ]]; then
   ((code <= 1)) || exit "$code"
   ((code == 0)) || say "no k2, for the reason above; the decoders without k2 work"
 fi
-rm -f "$log"
+((code)) || rm -f "$log"
 say "done in $SECONDS s; next: .venv/bin/ctcsd doctor"

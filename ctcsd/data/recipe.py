@@ -35,7 +35,10 @@ def check_counts(found: Iterable[tuple[str | None, Utterance]], official: Mappin
     Raises:
         UserError: such a part is no training set, and not `go_on`.
     """
-    counts = Counter(part for part, utterance in found if part and not utterance.drop)
+    counts: Counter[str] = Counter()
+    for part, utterance in found:
+        if part:
+            counts[part] += not utterance.drop
     short = [part for part, count in counts.items() if count < official.get(part, 0)]
     lines = [f"{part} has {counts[part]:,} of {official[part]:,} utterances" for part in short]
     if not go_on and any(not part.startswith("train") for part in short):

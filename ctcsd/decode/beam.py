@@ -107,12 +107,16 @@ class BeamDecoder:
         if not found:
             return None
         candidates = map(self._candidate, found) if self.nbest else []
-        best = found[0]
-        words = best.words if self.lexicon else None
-        return Found(best.tokens, best.frames, best.score, words, nbest=unique_texts(candidates, self.nbest))
+        best, listed = found[0], unique_texts(candidates, self.nbest)
+        return Found(best.tokens, best.frames, best.score, self._words(best), nbest=listed)
+
+    def _words(self, found: Sentence) -> list[str] | None:
+        """None where the tokens spell them: those of an n-gram model of tokens are no words."""
+        return found.words if self.lexicon else None
 
     def _candidate(self, found: Sentence) -> Candidate:
-        text = " ".join(found.words) if self.lexicon and found.words else self.table.text_of(found.tokens)
+        words = self._words(found)
+        text = self.table.text_of(found.tokens) if words is None else " ".join(words)
         if self.model is None or found.words is None:
             return Candidate(text, found.score, 0.0, found.score)
         lm = self.model.log_prob(found.words)

@@ -103,6 +103,16 @@ def test_the_list_is_of_different_texts_with_their_parts(make_archive, lang_dir:
     assert plain.nbest[0].text == plain.text and all(c.lm == 0.0 for c in plain.nbest)
 
 
+def test_a_word_that_has_only_begun_is_none_in_the_list_either(make_archive, lang_dir: Path) -> None:
+    add_words(lang_dir, "ab a b \u2581\n", None)
+    only_a = np.full((1, 5), -np.inf, dtype=np.float32)
+    only_a[0, 2] = 0.0
+    options = {"lexicon": True, "lm_scale": 0.0, "nbest": 2}
+    (found,) = search(make_archive([("u", only_a)]), lang_dir, "beam", **options)
+    assert (found.text, found.fallback) == ("", "partial path")
+    assert [candidate.text for candidate in found.nbest] == [""]
+
+
 def test_the_scores_that_are_kept_are_those_of_the_model(
     make_archive, lang_dir: Path, table: TokenTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

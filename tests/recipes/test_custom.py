@@ -129,18 +129,20 @@ def test_manifests_as_lhotses_recipes_name_them(speech, wavs, tmp_path):
     """A pair of files per part; those whose part is no split's name are split by hash."""
     whole, folder = write_lhotse(tmp_path / "whole", speech, wavs), tmp_path / "parts"
     folder.mkdir()
-    parts = {"train": 0, "valid": 1, "test": 2, "other-500": 3}
+    parts = {"train-clean-100": 0, "valid": 1, "test": 2, "other-500": 3, "test-clean": 4}
     for kind in ("recordings", "supervisions"):
         manifest = lhotse.load_manifest(whole / f"{kind}.jsonl.gz")
         for part, number in parts.items():
-            chosen = manifest.filter(lambda one, wanted=number: int(one.id[-2:]) % 4 == wanted)
+            chosen = manifest.filter(lambda one, wanted=number: int(one.id[-2:]) % 5 == wanted)
             chosen.to_file(folder / f"my_{kind}_{part}.jsonl.gz")
     prepare(tmp_path / "out", "--transcripts", folder)
     found = corpus(tmp_path / "out")
     for split, number in (("train", 0), ("dev", 1), ("test", 2)):
-        named = {text for text, _ in speech[number::4]}
+        named = {text for text, _ in speech[number::5]}
         assert named <= set(found[split])
-        assert set(found[split]) - named == {text for text, _ in speech[3::4] if split_of(text) == split}
+        assert set(found[split]) - named == {text for text, _ in speech[3::5] if split_of(text) == split}
+    cuts = lhotse.load_manifest(tmp_path / "out/manifests/cuts_test_clean.jsonl.gz")
+    assert {cut.supervisions[0].text for cut in cuts} == {text for text, _ in speech[4::5]}
 
 
 def test_rates_channels_and_splits(speech, wavs, tmp_path):

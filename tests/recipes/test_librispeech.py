@@ -17,6 +17,10 @@ from speech import clips
 from stand_ins import drops, librispeech_part, pack, recipe_module, results, run_recipe
 
 from ctcsd.config import load_config
+from ctcsd.data.checks import Drop
+from ctcsd.data.prepare import Utterance, load_file
+from ctcsd.data.recipe import check_counts
+from ctcsd.errors import UserError
 
 recipe = recipe_module("librispeech")
 PARTS = {"train-clean-5": (84, 0, 24), "dev-clean-2": (1272, 24, 30), "test-clean": (1089, 30, 36)}
@@ -184,6 +188,9 @@ def test_utterances_that_are_missing_are_told_and_of_a_test_set_an_error(unpacke
     assert prepare(unpacked, tmp_path / "data")["incomplete"] == ["test-clean has 6 of 7 utterances"]
     line = "incomplete: test-clean has 6 of 7 utterances"
     assert line in capsys.readouterr().out and line in (tmp_path / "data/report.txt").read_text()
+    nothing = [("test-other", Utterance("x", "", "", load_file, drop=Drop("missing audio")))]
+    with pytest.raises(UserError, match="test-other has 0 of 2,939 utterances"):
+        check_counts(nothing, {"test-other": 2939}, go_on=False)
     counts.update({"test-clean": 6, "train-clean-5": 2500})
     found = prepare(unpacked, tmp_path / "data", incomplete=False)["incomplete"]
     assert found == ["train-clean-5 has 24 of 2,500 utterances"]

@@ -251,7 +251,10 @@ def _all(folder: Path, kind: str) -> Iterator[tuple[Any, str | None]]:
     from lhotse import load_manifest
 
     for path in sorted(folder.glob(f"*{kind}*.jsonl*")):
-        part = path.name.rpartition(kind)[2].partition(".")[0].strip("_-").lower()
-        split = SPLIT_NAMES.get(part, part)
+        part = path.name.rpartition(kind)[2].partition(".")[0].strip("_-").lower().replace("-", "_")
+        split: str | None = "train" if part.startswith("train_") else SPLIT_NAMES.get(part, part)
+        if split and not is_split(split):
+            print(f"{path.name}: '{part}' is no split's name, so that a hash deals it out", flush=True)
+            split = None
         for one in load_manifest(path):
-            yield one, split if is_split(split) else None
+            yield one, split or None
