@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_listed_and_the_others_are_recognised(run: Path, 
         f"{tmp_path}: no file {tmp_path}",
         f"{long}: 10 minutes long: cut it at pauses into parts of at most 600 s",
         f"{cut}: 39920 of 64000 bytes",
-        f"{odd}: NaN in its posteriors",
+        f"{odd}: NaN in its posteriors, first in frame 0, token 0",
         "error: 7 of 8 files could not be recognised (listed above)",
     ]
 
