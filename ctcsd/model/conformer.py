@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ctcsd.errors import UserError
+from ctcsd.model.subsampling import minus_infinity
 
 
 class DepthwiseConv(nn.Module):
@@ -60,9 +61,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """x: (N, T, D); mask: bool (N, 1, 1, T), True where a key may be attended to."""
         n, t, d = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, attn_mask=mask)
+        weight, bias = self._halves_apart(self.qkv.weight), self._halves_apart(self.qkv.bias)
+        a, b, v = F.linear(self.norm(x), weight, bias).split(d, dim=-1)
+        halves = [half.view(n, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4) for half in rotate(a, b, rotary)]
+        q, k = torch.stack(halves, dim=-2).flatten(-2)
+        x = attend(q, k, v.view(n, t, self.heads, -1).transpose(1, 2), mask)
         return drop(self.out(x.transpose(1, 2).reshape(n, t, d)), self.dropout, self.training)
+
+    def _halves_apart(self, parameter: Tensor) -> Tensor:
+        """Rows of the projection: first halves of all queries' and keys' heads, then second halves, then values.
+
+        So what the rotation multiplies lies in rows as long as the model is wide, and not as half a head.
+        """
+        d = self.out.out_features
+        q_and_k = parameter[: 2 * d].unflatten(0, (2 * self.heads, 2, -1)).transpose(0, 1).flatten(0, 2)
+        return torch.cat((q_and_k, parameter[2 * d :]))
 
 
 class ConvModule(nn.Module):
@@ -79,7 +92,7 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         """x: (N, T, D); keep: float (N, T, 1), 0 on padded frames."""
-        x = self.depthwise(F.glu(self.up(self.norm(x)), dim=-1) * keep)
+        x = self.depthwise(F.glu(self.up(self.norm(x)), dim=-1).mul_(keep))
         return drop(self.down(F.silu(self.mid_norm(x))), self.dropout, self.training)
 
 
@@ -100,10 +113,10 @@ class ConformerLayer(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, x: Tensor, mask: Tensor, keep: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + 0.5 * self.ff1(x)
+        x = torch.add(x, self.ff1(x), alpha=0.5)
         x = x + self.attention(x, mask, rotary)
         x = x + self.conv(x, keep)
-        return self.norm(x + 0.5 * self.ff2(x))
+        return self.norm(torch.add(x, self.ff2(x), alpha=0.5))
 
 
 def drop(x: Tensor, p: float, training: bool) -> Tensor:
@@ -111,16 +124,33 @@ def drop(x: Tensor, p: float, training: bool) -> Tensor:
     return F.dropout(x, p) if p > 0.0 and training else x
 
 
-def rotary_tables(num_frames: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (T, head_dim / 2), of rotary position embedding at base 10,000."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(head_dim)) v over the keys that the mask lets through.
+
+    Args:
+        q, k, v: (N, H, T, head_dim).
+        mask: bool (N, 1, 1, T).
+
+    torch's fused kernel, but where a gradient in bf16 is asked of a CPU: there its backward pass takes three times as
+    long as the products do by themselves (docs/performance.md).
+    """
+    if not (q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    extra = -k.size(2) % 32  # keys, to whole vectors of AVX-512
+    k, v, mask = F.pad(k, (0, 0, 0, extra)), F.pad(v, (0, 0, 0, extra)), F.pad(mask, (0, extra))
+    scores = q * q.size(-1) ** -0.5 @ k.transpose(-1, -2)
+    return scores.add_(minus_infinity(~mask, scores)).softmax(-1) @ v
+
+
+def rotary_tables(num_frames: int, dim: int, heads: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary position embedding at base 10,000, each (T, D), for `rotate`."""
     positions = torch.arange(num_frames, device=like.device, dtype=torch.float32)
-    rates = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32) / head_dim
-    angles = positions[:, None] * torch.pow(10000.0, -rates)
+    rates = torch.arange(0, dim // heads, 2, device=like.device, dtype=torch.float32) * heads / dim
+    angles = (positions[:, None] * torch.pow(10000.0, -rates)).repeat(1, 2 * heads)  # queries, keys
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the two halves of each head by its frame's angle. x: (N, H, T, head_dim)."""
+def rotate(a: Tensor, b: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Turn the vectors (a, b) by each frame's angles. a, b: (N, T, D), halves of all heads of queries, then of keys."""
     cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)

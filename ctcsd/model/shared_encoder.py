@@ -45,7 +45,7 @@ class SharedEncoderCtc(EncoderCtc):
         # An utterance of no frames attends to its padding: softmax over nothing would be NaN.
         mask = (valid | (lengths == 0)[:, None])[:, None, None, :]
         keep = valid[..., None].to(x.dtype)
-        rotary = rotary_tables(x.size(1), self.cfg.dim // self.cfg.heads, x)
+        rotary = rotary_tables(x.size(1), self.cfg.dim, self.cfg.heads, x)
         outputs: dict[str, ExitOutput] = {}
         top = max(wanted.values())
         for index, layer in enumerate(self.layers[:top], start=1):

@@ -22,6 +22,11 @@ def subsampled_length(num_frames: Any) -> Any:
     return ((num_frames + 1) // 2 + 1) // 2
 
 
+def minus_infinity(where: Tensor, like: Tensor) -> Tensor:
+    """0, but -inf where the bool tensor is True; of the type of `like`."""
+    return torch.zeros_like(where, dtype=like.dtype).masked_fill_(where, float("-inf"))
+
+
 def normalize_utterance(features: Tensor, mask: Tensor, eps: float = 1e-5) -> Tensor:
     """Zero mean and unit variance per utterance and mel bin over its valid frames; padding becomes 0.
 
@@ -53,7 +58,8 @@ class ConvSubsampling(nn.Module):
         """(N, T, F) normalised features, zero where padded, and (N,) lengths -> (N, T', D), (N,) lengths."""
         x = self.conv1(features[..., None].permute(0, 3, 1, 2))
         half = (lengths + 1) // 2
-        x = torch.relu_(x * frame_mask(half, x.size(2))[:, None, :, None])
+        padded = ~frame_mask(half, x.size(2))[:, None, :, None]
+        x = torch.relu_(x.add_(minus_infinity(padded, x)))  # a product would have a product to go back through
         x = torch.relu_(self.conv2(x))
         weight = self.out.weight.unflatten(1, (x.size(1), -1)).transpose(1, 2).flatten(1)  # (D, C F) -> (D, F C)
         return F.linear(x.permute(0, 2, 3, 1).flatten(2), weight, self.out.bias), subsampled_length(lengths)

@@ -8,7 +8,7 @@ import torch
 from ctcsd.config import ModelConfig
 from ctcsd.errors import UserError
 from ctcsd.model import SharedEncoderCtc
-from ctcsd.model.conformer import DepthwiseConv, rotary_tables, rotate
+from ctcsd.model.conformer import Attention, DepthwiseConv, attend, rotary_tables, rotate
 from ctcsd.model.subsampling import normalize_utterance, subsampled_length
 
 CFG = ModelConfig(
@@ -29,7 +29,7 @@ def test_a_fresh_encoder_starts_as_a_shallow_one() -> None:
     fresh = SharedEncoderCtc(CFG).eval()
     x = torch.randn(2, 9, 32)
     mask, keep = torch.ones(2, 1, 1, 9, dtype=torch.bool), torch.ones(2, 9, 1)
-    out = fresh.layers[0](x, mask, keep, rotary_tables(9, 8, x))
+    out = fresh.layers[0](x, mask, keep, rotary_tables(9, 32, 4, x))
     torch.testing.assert_close(out, torch.nn.functional.layer_norm(x, (32,)))
 
 
@@ -121,13 +121,66 @@ def test_depthwise_convolution_is_conv1d() -> None:
 
 
 def test_rotary_scores_depend_on_the_distance_only() -> None:
-    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
-    tables = rotary_tables(30, 8, q)
-    turned_q, turned_k = (rotate(v.expand(1, 1, 30, 8), tables)[0, 0] for v in (q, k))
-    scores = turned_q @ turned_k.T
+    a, b = (torch.randn(1, 1, 8).expand(1, 30, 8) for _ in "ab")  # of one head of width 8: of the query, of the key
+    turned = torch.cat(rotate(a, b, rotary_tables(30, 8, 1, a)), dim=-1)[0]
+    turned_q, turned_k = turned.unflatten(1, (2, 2, 4)).unbind(2)
+    scores = turned_q.flatten(1) @ turned_k.flatten(1).T
     for distance in range(-5, 6):
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
+
+def plain_attention(module: Attention, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Utterance by utterance, head by head, frame by frame turned as complex numbers; (N, T, D), 0 where padded."""
+    d, width = x.size(2), x.size(2) // module.heads
+    rates = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    rows = []
+    for features, length in zip(x, lengths.tolist()):
+        turns = torch.polar(torch.ones(()), torch.arange(length)[:, None] * rates)
+        heads = module.qkv(module.norm(features[:length])).view(length, 3, module.heads, width).unbind(1)
+        found = []
+        for q, k, v in zip(*(part.unbind(1) for part in heads)):
+            q, k = (torch.complex(*part.chunk(2, dim=-1)) * turns for part in (q, k))
+            found.append(((q @ k.conj().T).real / width**0.5).softmax(-1) @ v)
+        rows.append(torch.nn.functional.pad(module.out(torch.cat(found, dim=-1)), (0, 0, 0, x.size(1) - length)))
+    return torch.stack(rows).view(-1, x.size(1), d)
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02)])
+def test_attention_and_its_gradients_are_those_written_out(bits: str, tolerance: float) -> None:
+    torch.manual_seed(0)
+    module = Attention(24, 4, 0.0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    lengths = torch.tensor([37, 20, 1])
+    x = torch.randn(3, 37, 24, requires_grad=True)
+    valid = torch.arange(37) < lengths[:, None]
+    wanted = plain_attention(module, x, lengths)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bits == "bf16"):
+        found = module(x, valid[:, None, None], rotary_tables(37, 24, 4, x)).float() * valid[..., None]
+    weights = torch.randn_like(wanted)
+    inputs = [x, *module.parameters()]
+    pairs = [(found, wanted)]
+    pairs += zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (found, wanted)))
+    for a, b in pairs:
+        assert (a - b).norm() <= tolerance * b.norm()
+
+
+def test_attention_in_bf16_trains_with_what_it_recognises_with() -> None:
+    """The products of a training on a CPU against the fused kernel, at any number of keys; padding weighs nothing."""
+    torch.manual_seed(0)
+    for frames in (1, 31, 32, 70):
+        q, k, v = (torch.randn(2, 3, frames, 6, dtype=torch.bfloat16) for _ in range(3))
+        mask = torch.ones(2, 1, 1, frames, dtype=torch.bool)
+        mask[1, ..., frames // 2 + 1 :] = False
+        trained = attend(q.requires_grad_(), k, v, mask)
+        torch.testing.assert_close(trained.detach(), attend(q.detach(), k, v, mask), atol=0.02, rtol=0.02)
+        (gradient,) = torch.autograd.grad(trained.float().square().sum(), q)
+        (wanted,) = torch.autograd.grad(attend(q.float(), k.float(), v.float(), mask).square().sum(), q)
+        assert (gradient - wanted).float().norm() <= 0.03 * wanted.float().norm() + 1e-6
+        v[1, :, frames // 2 + 1 :] = 1e9
+        assert torch.equal(attend(q, k, v, mask), trained)
 
 
 @pytest.mark.parametrize(
