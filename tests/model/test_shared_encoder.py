@@ -120,6 +120,19 @@ def test_depthwise_convolution_is_conv1d() -> None:
         DepthwiseConv(6, 4)
 
 
+def test_depthwise_convolution_on_a_cpu_is_never_in_bf16() -> None:
+    """Making oneDNN's bf16 kernel hangs for an odd number of utterances and an even one of frames."""
+    conv, seen = DepthwiseConv(6, 5), []
+    conv.conv.register_forward_pre_hook(lambda module, given: seen.append((given[0].dtype, module.weight.dtype)))
+    x = torch.randn(3, 18, 6, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    y.sum().backward()
+    assert seen == [(torch.float32, torch.float32)]
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(y, conv(x.float()).bfloat16(), atol=0, rtol=0)
+
+
 def test_rotary_scores_depend_on_the_distance_only() -> None:
     a, b = (torch.randn(1, 1, 8).expand(1, 30, 8) for _ in "ab")  # of one head of width 8: of the query, of the key
     turned = torch.cat(rotate(a, b, rotary_tables(30, 8, 1, a)), dim=-1)[0]
