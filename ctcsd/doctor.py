@@ -18,9 +18,12 @@ from ctcsd.k2_env import K2State, K2Status, diagnose, find_k2_python
 
 LOW_DISK = 10.0  # GiB; an environment and a small corpus with its features take about that much
 NEWEST_TESTED = (3, 13)
-# What the environment may say to OpenMP and to the allocators.
+# What the environment may say to OpenMP, and to the allocators and oneDNN.
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
-ALLOCATOR_SETTINGS = ("LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES", "PYTORCH_CUDA_ALLOC_CONF")
+ALLOCATOR_SETTINGS = (
+    *("LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_MAX_CPU_ISA"),
+)
 
 
 class Mark(Enum):

@@ -30,7 +30,7 @@ from ctcsd.posteriors import PosteriorReader
 from ctcsd.revision import revision
 from ctcsd.run_dir import RunDir
 from ctcsd.text.tokenizer import Tokenizer, TokenTable
-from ctcsd.train.allocator import keep_freed_memory
+from ctcsd.train.allocator import keep_freed_memory, keep_kernels
 from ctcsd.train.checkpoint import (
     CONFIG_FILE,
     AtomicCheckpointIO,
@@ -59,6 +59,7 @@ def build(cfg: Config, data_dir: Path, lang_dir: Path) -> tuple[CtcModule, Corpu
     """
     _quieten()
     keep_freed_memory()
+    keep_kernels()
     check(cfg)
     check_hardware(cfg.train)
     use_threads(cfg.train)
