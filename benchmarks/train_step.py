@@ -49,7 +49,7 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
     found: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {}
     for name, method in (("ctc", "ctc_teacher"), ("interctc", "interctc"), ("skd", "skd")):
         cfg = load_config([method_file(method)], [f"student_layers={args.layers // 2}", f"model.layers={args.layers}"])
-        cfg.model.vocab_size, cfg.model.dim = VOCAB, args.dim
+        cfg.model.vocab_size, cfg.model.dim, cfg.model.dropout = VOCAB, args.dim, args.dropout
         model = SharedEncoderCtc(cfg.model).to(device)
         objective = Objective(cfg.weights, cfg.model.exits, reduction=cfg.distill.reduction)
         teacher = make_teacher(cfg.distill.teacher, cfg.model.exits)
@@ -60,7 +60,7 @@ def contestants(args: argparse.Namespace, device: str) -> dict[str, tuple[nn.Mod
             return objective(outputs, labels, posteriors, objective.schedule.at(1, 2, 0.5))[0]
 
         found[name] = (model, loss)
-    cfg = ModelConfig(layers=args.layers, dim=args.dim, vocab_size=VOCAB)
+    cfg = ModelConfig(layers=args.layers, dim=args.dim, vocab_size=VOCAB, dropout=args.dropout)
     for name in peers_of(args):
         try:
             peer = PeerCtc(cfg, ENCODERS[name](cfg)).to(device)
@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--labels-per-second", type=float, default=12.0, help="characters (default 12)")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--dim", type=int, default=144)
+    parser.add_argument("--dropout", type=float, default=0.0, help="of all contestants (default 0; recipes often: 0.1)")
     parser.add_argument("--steps", type=int, default=8, help="counted steps of each (default 8)")
     # Without bf16 in hardware a step takes minutes.
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
