@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def log_probs(path: Path, x: torch.Tensor, lengths: torch.Tensor) -> list[np.nda
 
 @pytest.mark.parametrize(("exit", "conditioned"), [("student", False), ("teacher", True)])
 def test_it_gives_what_pytorch_gives(tmp_path: Path, exit: str, conditioned: bool) -> None:
-    model = tiny_model(self_conditioned=conditioned).truncate(exit).eval()
+    model = tiny_model(self_conditioned=conditioned, dim=64).truncate(exit).eval()
     path = tmp_path / "model.onnx"
     assert export_onnx(model, exit, path, {"exit": exit, "revision": "abc"}) < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"], "weights and all"
@@ -48,6 +49,8 @@ def test_it_gives_what_pytorch_gives(tmp_path: Path, exit: str, conditioned: boo
         np.testing.assert_allclose(found, padded, atol=1e-4)
 
     quantize(path, tmp_path / "small.onnx")
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node)
+    assert kinds["MatMul"] == 2 * len(model.layers), "all products with weights are in 8 bits; attention has none"
     small = log_probs(tmp_path / "small.onnx", *features())
     for found, other in zip(log_probs(path, *features()), small):
         assert found.shape == other.shape and 0 < np.abs(found - other).max() < 0.5
