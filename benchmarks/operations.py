@@ -68,6 +68,8 @@ def kind_of(name: str, pointwise: bool) -> str:
             return f"{word} {'backward' if backward else 'forward'}"
     if "ctc_loss" in name or "log_softmax" in name:
         return "CTC"
+    if "softmax" in name:  # where attention goes by its products, which count as such
+        return f"attention {'backward' if backward else 'forward'}"
     if name.startswith(("_fused_adam", "_foreach")):
         return "optimizer"
     if "_norm" in name and "vector" not in name:
@@ -113,9 +115,9 @@ class ByKind(TorchDispatchMode):
         self.bytes[kind] += sum(map(_size, tree_leaves((args, kwargs, out))))
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.flops[kind] += count(*args, **kwargs, out_val=out)
-        elif kind == "attention forward":  # of a CPU, which the registry lacks
+        elif "scaled_dot_product" in name and "backward" not in name:  # of a CPU, which the registry lacks
             self.flops[kind] += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-        elif kind == "attention backward":
+        elif "scaled_dot_product" in name:
             self.flops[kind] += sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
         return out
 

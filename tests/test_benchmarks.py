@@ -39,6 +39,8 @@ def test_profile(tmp_path: Path) -> None:
     [
         ("mm", "matrix products"),
         ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention backward"),
+        ("_softmax_backward_data", "attention backward"),
+        ("_log_softmax_backward_data", "CTC"),
         ("convolution_backward", "convolution backward"),
         ("native_layer_norm_backward", "normalisation"),
         ("linalg_vector_norm", "rest"),
