@@ -92,7 +92,7 @@ def test_doctor_finds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor()
     rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert {"python", "torch", "torchaudio", "lhotse", "soundfile", "lightning", "k2", "sox", "ffmpeg"} <= set(rows)
-    assert {"git", "disk", "cores", "memory", "threads", "allocator"} <= set(rows)
+    assert {"git", "disk", "cores", "memory", "threads", "allocator", "oneDNN"} <= set(rows)
     assert rows["k2"].startswith("ok"), rows["k2"]
     assert str(find_k2_python()) in rows["k2"] or "here" in rows["k2"]
 
@@ -133,6 +133,7 @@ def test_doctor_shows_the_threads_and_the_allocator_in_force(
 ) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "0")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "77")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -143,3 +144,4 @@ def test_doctor_shows_the_threads_and_the_allocator_in_force(
     assert rows["threads"].startswith(mark) and "GOMP_SPINCOUNT=0" in rows["threads"]
     assert f"{threads} for an operation" in rows["threads"] and "train.threads" in rows["threads"]
     assert "MALLOC_ARENA_MAX=3" in rows["allocator"]
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY=77" in rows["oneDNN"]

@@ -24,7 +24,7 @@ from ctcsd.model import EncoderCtc
 
 ONNX_FILE, INT8_FILE = "model.onnx", "model.int8.onnx"
 TOLERANCE = 1e-3  # nats between PyTorch's log-probs and ONNX Runtime's
-FOLDED = 1 << 30  # bytes of a constant that may be computed from others
+FOLDED = 1 << 30  # elements of a constant that may be computed from others
 
 
 class LogProbs(nn.Module):
@@ -68,10 +68,10 @@ def export_onnx(model: EncoderCtc, exit: str, target: Path, metadata: dict[str, 
             dynamo=True,
             verbose=False,
         )
-    assert program is not None
-    # What only puts weights in another order is done here, whatever their size: else each run would do it again, and
-    # `quantize` would not know them for weights.
-    optimizer.optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+        assert program is not None
+        # What only puts weights in another order is done here, whatever their size: else each run would do it again,
+        # and `quantize` would not know them for weights.
+        optimizer.optimize(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
     program.model.metadata_props.update(metadata)
     with replacing(target) as partial:
         program.save(str(partial))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import minus_infinity
 
+LONGEST_BY_PRODUCTS = 1500  # frames
+
 
 class DepthwiseConv(nn.Module):
     """Depthwise convolution over time in (N, T, D) layout, odd kernel, zero edges.
@@ -67,9 +69,11 @@ class Attention(nn.Module):
         n, t, d = x.shape
         weight, bias = self._halves_apart(self.qkv.weight), self._halves_apart(self.qkv.bias)
         a, b, v = F.linear(self.norm(x), weight, bias).split(d, dim=-1)
-        halves = [half.view(n, t, 2, self.heads, -1).permute(2, 0, 3, 1, 4) for half in rotate(a, b, rotary)]
+        halves = [
+            half.view(n, t, 2, self.heads, d // self.heads // 2).permute(2, 0, 3, 1, 4) for half in rotate(a, b, rotary)
+        ]
         q, k = torch.stack(halves, dim=-2).flatten(-2)
-        x = attend(q, k, v.view(n, t, self.heads, -1).transpose(1, 2), mask)
+        x = attend(q, k, v.view(n, t, self.heads, d // self.heads).transpose(1, 2), mask, self.training)
         return drop(self.out(x.transpose(1, 2).reshape(n, t, d)), self.dropout, self.training)
 
     def _halves_apart(self, parameter: Tensor) -> Tensor:
@@ -128,17 +132,17 @@ def drop(x: Tensor, p: float, training: bool) -> Tensor:
     return F.dropout(x, p) if p > 0.0 and training else x
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, training: bool) -> Tensor:
     """softmax(q k' / sqrt(head_dim)) v over the keys that the mask lets through.
 
     Args:
         q, k, v: (N, H, T, head_dim).
         mask: bool (N, 1, 1, T).
 
-    torch's fused kernel, but where a gradient in bf16 is asked of a CPU: there its backward pass takes three times as
-    long as the products do by themselves (docs/performance.md).
+    torch's fused kernel, but where a CPU trains in bf16: there its backward pass takes three times as long as the
+    products do by themselves (docs/performance.md), which keep (N, H, T, T) probabilities, so not of long utterances.
     """
-    if not (q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad):
+    if not (training and q.is_cpu and q.dtype == torch.bfloat16 and k.size(2) <= LONGEST_BY_PRODUCTS):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     extra = -k.size(2) % 32  # keys, to whole vectors of AVX-512
     k, v, mask = F.pad(k, (0, 0, 0, extra)), F.pad(v, (0, 0, 0, extra)), F.pad(mask, (0, extra))

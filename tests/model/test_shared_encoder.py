@@ -160,7 +160,9 @@ def plain_attention(module: Attention, x: torch.Tensor, lengths: torch.Tensor) -
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02)])
-def test_attention_and_its_gradients_are_those_written_out(bits: str, tolerance: float) -> None:
+def test_attention_and_its_gradients_are_those_written_out(
+    bits: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     module = Attention(24, 4, 0.0)
     with torch.no_grad():
@@ -171,7 +173,11 @@ def test_attention_and_its_gradients_are_those_written_out(bits: str, tolerance:
     valid = torch.arange(37) < lengths[:, None]
     wanted = plain_attention(module, x, lengths)
     with torch.autocast("cpu", torch.bfloat16, enabled=bits == "bf16"):
-        found = module(x, valid[:, None, None], rotary_tables(37, 24, 4, x)).float() * valid[..., None]
+        tables = rotary_tables(37, 24, 4, x)
+        if bits == "bf16":
+            monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
+            tables = tables[0].bfloat16(), tables[1].bfloat16()
+        found = module(x, valid[:, None, None], tables).float() * valid[..., None]
     weights = torch.randn_like(wanted)
     inputs = [x, *module.parameters()]
     pairs = [(found, wanted)]
@@ -180,20 +186,36 @@ def test_attention_and_its_gradients_are_those_written_out(bits: str, tolerance:
         assert (a - b).norm() <= tolerance * b.norm()
 
 
-def test_attention_in_bf16_trains_with_what_it_recognises_with() -> None:
+@pytest.mark.parametrize("frames", [1, 31, 32, 70])
+def test_attention_in_bf16_trains_with_what_it_recognises_with(frames: int) -> None:
     """The products of a training on a CPU against the fused kernel, at any number of keys; padding weighs nothing."""
     torch.manual_seed(0)
-    for frames in (1, 31, 32, 70):
-        q, k, v = (torch.randn(2, 3, frames, 6, dtype=torch.bfloat16) for _ in range(3))
-        mask = torch.ones(2, 1, 1, frames, dtype=torch.bool)
-        mask[1, ..., frames // 2 + 1 :] = False
-        trained = attend(q.requires_grad_(), k, v, mask)
-        torch.testing.assert_close(trained.detach(), attend(q.detach(), k, v, mask), atol=0.02, rtol=0.02)
-        (gradient,) = torch.autograd.grad(trained.float().square().sum(), q)
-        (wanted,) = torch.autograd.grad(attend(q.float(), k.float(), v.float(), mask).square().sum(), q)
-        assert (gradient - wanted).float().norm() <= 0.03 * wanted.float().norm() + 1e-6
-        v[1, :, frames // 2 + 1 :] = 1e9
-        assert torch.equal(attend(q, k, v, mask), trained)
+    inputs = [torch.randn(2, 3, frames, 6, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    mask = torch.ones(2, 1, 1, frames, dtype=torch.bool)
+    mask[1, ..., frames // 2 + 1 :] = False
+    found, wanted = attend(*inputs, mask, training=True), attend(*exact, mask, training=True)
+    torch.testing.assert_close(found, attend(*inputs, mask, training=False), atol=0.02, rtol=0.02)
+    gradients = (torch.autograd.grad(y.float().square().sum(), x) for y, x in ((found, inputs), (wanted, exact)))
+    for a, b in zip(*gradients):
+        assert (a - b).norm() <= 0.03 * b.norm() + 1e-6
+    q, k, v = (tensor.detach().clone() for tensor in inputs)
+    v[1, :, frames // 2 + 1 :] = 1e9
+    assert torch.equal(attend(q, k, v, mask, training=True), found)
+
+
+def test_attention_over_a_long_utterance_keeps_no_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        asked.append(k.size(2))
+        return v
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
+    for frames in (1500, 1501):
+        q = torch.randn(1, 1, frames, 2, dtype=torch.bfloat16)
+        attend(q, q, q, torch.ones(1, 1, 1, frames, dtype=torch.bool), training=True)
+    assert asked == [1501]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ctcsd.config import TrainConfig, method_config
 from ctcsd.data.features import compute_features
+from ctcsd.train.allocator import KERNELS
 from ctcsd.train.fit import build, fit
 from ctcsd.train.processes import trainer_options
 
@@ -97,6 +99,17 @@ def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, capability
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     assert torch.cuda.is_bf16_supported()
     assert trainer_options(TrainConfig(), pauses=False)["precision"] == precision
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "8192"), ("5", "5")])
+def test_onednn_keeps_its_kernels(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, wanted: str
+) -> None:
+    monkeypatch.setenv(KERNELS, given or "")  # put back as it was at the end
+    if given is None:
+        monkeypatch.delenv(KERNELS)
+    build(method_config("ctc", overrides=TINY), corpus, corpus / "lang_char")
+    assert os.environ[KERNELS] == wanted
 
 
 def test_the_threads_of_a_training(corpus: Path, tmp_path: Path) -> None:
