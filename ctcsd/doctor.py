@@ -166,7 +166,7 @@ def _machine() -> list[Row]:
     return [
         _threads(cores),
         Row("allocator", Mark.ok, "; ".join([_allocator(), *_settings(ALLOCATOR_SETTINGS)])),
-        Row("oneDNN", Mark.ok, "; ".join(["a training has it keep 8,192 kernels", *_settings(ONEDNN_SETTINGS)])),
+        Row("oneDNN", Mark.ok, "; ".join(["a training has it keep 5,000 kernels", *_settings(ONEDNN_SETTINGS)])),
         Row("disk", Mark.note if low else Mark.ok, f"{free:.0f} GiB free here" + (", which is little" if low else "")),
         Row("cores", Mark.ok, str(cores)),
         Row("memory", Mark.ok, _memory()),

@@ -19,8 +19,8 @@ KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def keep_kernels() -> None:
-    """Let oneDNN keep those of some 200 shapes; before its first use, and unless the environment says otherwise."""
-    os.environ.setdefault(KERNELS, "8192")
+    """Let oneDNN keep those of some 120 shapes; before its first use, and unless the environment says otherwise."""
+    os.environ.setdefault(KERNELS, "5000")
 
 
 def keep_freed_memory() -> bool:

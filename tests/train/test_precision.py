@@ -101,7 +101,7 @@ def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, capability
     assert trainer_options(TrainConfig(), pauses=False)["precision"] == precision
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(None, "8192"), ("5", "5")])
+@pytest.mark.parametrize(("given", "wanted"), [(None, "5000"), ("5", "5")])
 def test_onednn_keeps_its_kernels(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, wanted: str
 ) -> None:
