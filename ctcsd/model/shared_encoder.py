@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ctcsd.config import ModelConfig
@@ -46,6 +47,10 @@ class SharedEncoderCtc(EncoderCtc):
         mask = (valid | (lengths == 0)[:, None])[:, None, None, :]
         keep = valid[..., None].to(x.dtype)
         rotary = rotary_tables(x.size(1), self.cfg.dim, self.cfg.heads, x)
+        if torch.is_autocast_enabled(x.device.type):
+            x = (
+                x.float()
+            )  # what the branches add is small beside their sum: in bf16 a training may not get off the ground
         outputs: dict[str, ExitOutput] = {}
         top = max(wanted.values())
         for index, layer in enumerate(self.layers[:top], start=1):

@@ -14,6 +14,7 @@ from backbones import write_backbone
 from console import ctcsd
 from lhotse import CutSet
 from lightning.pytorch.callbacks import Callback
+from tiny import features, tiny_model
 
 from ctcsd.config import TrainConfig, method_config
 from ctcsd.data.features import compute_features
@@ -88,6 +89,16 @@ def test_losses_in_bf16_are_those_in_fp32(corpus: Path, tmp_path: Path, kind: st
     for name in ("ctc_student", "ctc_teacher", "kd"):
         wanted, found = (sum(step[name] for step in watch.steps) for watch in (exact, rounded))
         assert wanted > 0 and found == pytest.approx(wanted, rel=0.01), name
+
+
+def test_the_sum_of_the_branches_is_float32_under_autocast() -> None:
+    model = tiny_model()
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _module, given, out: seen.append((given[0].dtype, out.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(*features())["teacher"].logits
+    assert seen == [(torch.float32, torch.float32)] * 2 and logits.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("capability", "precision"), [(7, "32-true"), (8, "bf16-mixed")])
