@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 from ctcsd.errors import first_line
 from ctcsd.k2_env import K2State, K2Status, diagnose, find_k2_python
+from ctcsd.train.allocator import KEPT_KERNELS, KERNELS
 
 LOW_DISK = 10.0  # GiB; an environment and a small corpus with its features take about that much
 NEWEST_TESTED = (3, 13)
 # What the environment may say to OpenMP, and to the allocators and oneDNN.
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
 ALLOCATOR_SETTINGS = ("LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_CONF", "GLIBC_TUNABLES", "PYTORCH_CUDA_ALLOC_CONF")
-ONEDNN_SETTINGS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_MAX_CPU_ISA")
+ONEDNN_SETTINGS = (KERNELS, "ONEDNN_MAX_CPU_ISA")
 
 
 class Mark(Enum):
@@ -166,7 +167,11 @@ def _machine() -> list[Row]:
     return [
         _threads(cores),
         Row("allocator", Mark.ok, "; ".join([_allocator(), *_settings(ALLOCATOR_SETTINGS)])),
-        Row("oneDNN", Mark.ok, "; ".join(["a training has it keep 5,000 kernels", *_settings(ONEDNN_SETTINGS)])),
+        Row(
+            "oneDNN",
+            Mark.ok,
+            "; ".join([f"a training has it keep {KEPT_KERNELS:,} kernels", *_settings(ONEDNN_SETTINGS)]),
+        ),
         Row("disk", Mark.note if low else Mark.ok, f"{free:.0f} GiB free here" + (", which is little" if low else "")),
         Row("cores", Mark.ok, str(cores)),
         Row("memory", Mark.ok, _memory()),

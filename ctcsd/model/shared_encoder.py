@@ -48,9 +48,7 @@ class SharedEncoderCtc(EncoderCtc):
         keep = valid[..., None].to(x.dtype)
         rotary = rotary_tables(x.size(1), self.cfg.dim, self.cfg.heads, x)
         if torch.is_autocast_enabled(x.device.type):
-            x = (
-                x.float()
-            )  # what the branches add is small beside their sum: in bf16 a training may not get off the ground
+            x = x.float()  # a branch adds little to the sum at first, which bf16 may lose (docs/performance.md)
         outputs: dict[str, ExitOutput] = {}
         top = max(wanted.values())
         for index, layer in enumerate(self.layers[:top], start=1):

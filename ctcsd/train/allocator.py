@@ -13,14 +13,12 @@ from typing import Any
 
 # From glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-
-
-KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+KERNELS, KEPT_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 5000
 
 
 def keep_kernels() -> None:
     """Let oneDNN keep those of some 120 shapes; before its first use, and unless the environment says otherwise."""
-    os.environ.setdefault(KERNELS, "5000")
+    os.environ.setdefault(KERNELS, str(KEPT_KERNELS))
 
 
 def keep_freed_memory() -> bool:
