@@ -150,7 +150,7 @@ class TrainConfig:
     preflight: bool = True  # the heaviest batches go through once before the first epoch
     devices: int = 1  # processes on a machine: GPUs, or CPU processes where there is none
     nodes: int = 1  # machines
-    strategy: str = "auto"  # auto | ddp; auto takes ddp for several processes
+    strategy: str = "auto"  # auto | ddp | fsdp; auto takes ddp for several processes
     accumulate: int = 1  # passes in which a process takes its share of a batch; the step is the same
     threads: int = 0  # of a process, on the CPU; 0: torch's choice, one per core
 

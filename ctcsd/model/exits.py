@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -78,6 +78,11 @@ class EncoderCtc(nn.Module, ABC):
         Returns:
             exit name -> ExitOutput, lowest exit first.
         """
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Iterable[nn.Module]:
+        """The layers, which make most of the parameters, from the lowest on."""
 
     @abstractmethod
     def frames(self, length: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -63,6 +63,10 @@ class SharedEncoderCtc(EncoderCtc):
                 if feeds_back:
                     x = x + self.conditions[name](logits.softmax(-1))
         return outputs
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.layers
 
     def frames(self, length: Any) -> Any:
         return subsampled_length(length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from math import prod
@@ -162,6 +162,10 @@ class SslCtc(EncoderCtc):
         """(N, T, D) -> (N, T // pool, D)."""
         pool, whole = self.cfg.pool, x.size(1) // self.cfg.pool
         return x if pool == 1 else x[:, : whole * pool].reshape(len(x), whole, pool, -1).mean(2)
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.backbone.encoder.layers
 
     def frames(self, length: Any) -> Any:
         return self._conv_frames(length) // self.cfg.pool

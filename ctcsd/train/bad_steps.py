@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ctcsd.data.batches import Batch
 from ctcsd.errors import UserError
@@ -19,7 +20,8 @@ IN_A_ROW = 10
 
 def clip(parameters: Iterable[Tensor], limit: float) -> Tensor:
     """Scale the gradients down to a norm of `limit` (0: leave them); returns their norm before, as a scalar."""
-    return torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def not_finite(loss: Tensor, norm: Tensor) -> Tensor:

@@ -38,13 +38,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"cannot write {path}: {why}; the one before is intact") from None
 
 
-def save_model(model: EncoderCtc, run_dir: Path, fingerprint: str) -> None:
+def save_model(
+    model: EncoderCtc, run_dir: Path, fingerprint: str, state: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Write `model.safetensors`; its header carries the fingerprint of the token table, the sizes, and a checksum.
 
     A pretrained encoder's description lies beside it, in `backbone/`, so that loading needs no hub.
+
+    Args:
+        state: the model's whole tensors, where it has only its share of them.
     """
     model.save_description(run_dir)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
     made = {"tokens": fingerprint, "model": dataclasses.asdict(model.cfg)}
     made["sha256"] = _digest(tensors, made)
     try:

@@ -20,6 +20,7 @@ from ctcsd.train.checkpoint import CONFIG_FILE
 SECONDS = 12.0  # of an utterance, on which the cost of attention depends; LibriSpeech's mean
 TOKENS = {"char": 32, "phone": 80}  # of a lang.unit, before there is a lang dir
 OPTIMIZER_BYTES = 16  # per parameter that learns: weight, gradient and AdamW's two moments in float32
+WHOLE_BYTES = 8  # weight and gradient
 
 
 class Cost(NamedTuple):
@@ -51,9 +52,7 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
     learns = flops.encoder + (0.0 if frozen_front else flops.front)
     backward = (2.0 + cfg.model.gradient_checkpointing) * learns * (1.0 - cfg.model.freeze_steps)
     per_utterance = flops.front + flops.encoder + backward
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    memory: float = OPTIMIZER_BYTES * trained + 4 * (model.num_parameters() - trained)
-    memory += model.activation_bytes(_share_seconds(cfg) * views)
+    memory = _parameter_bytes(cfg, model) + model.activation_bytes(_share_seconds(cfg) * views)
     teacher = _live_teacher(cfg, configuration)
     if teacher is not None:
         per_utterance += sum(teacher.forward_flops(SECONDS))
@@ -64,6 +63,18 @@ def estimate(cfg: Config, configuration: Callable[[str], Config], hours: float, 
     parameters = {name: sizes(cfg, name).num_parameters() for name in model.exits}
     gpu_hours = per_hour * epoch * cfg.passes * views
     return Cost(parameters, per_hour / 1e9, gpu_hours, forward * epoch, memory / 2**30)
+
+
+def _parameter_bytes(cfg: Config, model: EncoderCtc) -> float:
+    """What a process keeps of the parameters; where they are dealt out, also those that are whole at a time."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    held = OPTIMIZER_BYTES * trained + 4.0 * (model.num_parameters() - trained)
+    if cfg.train.strategy != "fsdp":
+        return held
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
+    outside = model.num_parameters() - sum(blocks)
+    at_a_time = outside + 2 * max(blocks)  # one block computes, and the next one arrives
+    return held / (cfg.train.devices * cfg.train.nodes) + WHOLE_BYTES * at_a_time
 
 
 def _share_seconds(cfg: Config) -> float:

@@ -48,6 +48,7 @@ from ctcsd.train.preflight import Preflight
 from ctcsd.train.processes import check_hardware, ending_together, is_first, trainer_options, use_threads
 from ctcsd.train.progress import EpochLine, bars
 from ctcsd.train.resume import TimedCheckpoint, newest_whole
+from ctcsd.train.sharding import load_whole
 from ctcsd.train.unreadable import Unreadable
 
 
@@ -178,14 +179,14 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
         print(f"going on from {begun}", flush=True)
     with ending_together(trainer):
         trainer.fit(module, data, ckpt_path=begun, weights_only=True)
-        dev = _keep_best(module, data, trainer, best)
+        dev, state = _keep_best(module, data, trainer, best)
     if is_first():
-        save_model(model, run_dir, table.fingerprint)
+        save_model(model, run_dir, table.fingerprint, state)
     result = {
         "corpus": cfg.corpus,
         "method": cfg.method,
         "seed": cfg.seed,
-        "parameters": {name: model.truncate(name).num_parameters() for name in model.exits},
+        "parameters": {name: model.alone(name).num_parameters() for name in model.exits},
         "dev": dev,
         "seconds": round(line.seconds, 1),
         "peak_memory_mib": peak_memory_mib(),
@@ -204,8 +205,11 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
 
 def _keep_best(
     module: CtcModule, data: CorpusDataModule, trainer: L.Trainer, best: ModelCheckpoint
-) -> dict[str, float]:
-    """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error."""
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Leave in the module the average of the best checkpoints, or the best alone where that has a lower dev error.
+
+    Returns its dev errors and its whole tensors.
+    """
     # By the files themselves: Lightning forgets its list where the run's folder was moved between two starts.
     ranked = by_dev_error(Path(str(best.dirpath)).glob("epoch*-cer*.ckpt"))
     ranked = trainer.strategy.broadcast(ranked)  # the first process may be about to delete one
@@ -215,14 +219,14 @@ def _keep_best(
         if name == "average" and len(ranked) < 2:
             continue
         state = average_checkpoints(paths)
-        module.model.load_state_dict(state)
+        load_whole(module.model, state)
         metrics = {k: round(float(v), 3) for k, v in trainer.validate(module, data, verbose=False)[0].items()}
         tried.append((metrics["dev_cer"], f"{name} of {len(paths)}", state, metrics))
     error, name, state, metrics = min(tried, key=lambda row: row[0])
-    module.model.load_state_dict(state)
+    load_whole(module.model, state)
     unit = "CER" if module.table.spells else "PER"
     print(f"kept: {name}, dev {unit} {error:.2f} (tried: {', '.join(f'{row[1]} {row[0]:.2f}' for row in tried)})")
-    return metrics
+    return metrics, state
 
 
 def _announce(cfg: Config, model: EncoderCtc, data: CorpusDataModule) -> None:
@@ -244,4 +248,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # of FSDP; nothing changes logits in place
     warnings.filterwarnings("ignore", message=".*Grad strides do not match bucket view.*")  # of channels-last kernels

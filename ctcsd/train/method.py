@@ -20,7 +20,7 @@ from ctcsd.text.lang import UNITS
 from ctcsd.text.normalize import SCORING_RULES
 
 PRECISIONS = ("auto", "32", "bf16", "fp16")
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 def make_objective(cfg: Config) -> Objective:

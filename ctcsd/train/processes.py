@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ctcsd.config import TrainConfig
 from ctcsd.errors import UserError
+from ctcsd.train.sharding import ShardedStrategy
 
 # What to write in train.precision -> Lightning's name
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -96,9 +97,11 @@ def trainer_options(cfg: TrainConfig, pauses: bool) -> dict[str, Any]:
         pauses: some parameters get no gradient in some steps, for which DDP has to look.
     """
     strategy: Any = "auto"
-    if cfg.strategy == "ddp" or cfg.devices * cfg.nodes > 1:
-        # The others may wait for the first process to make a teacher's archive.
-        strategy = DDPStrategy(find_unused_parameters=pauses, timeout=timedelta(hours=6))
+    patience = timedelta(hours=6)  # the others may wait for the first process to make a teacher's archive
+    if cfg.strategy == "fsdp":
+        strategy = ShardedStrategy(timeout=patience)
+    elif cfg.strategy == "ddp" or cfg.devices * cfg.nodes > 1:
+        strategy = DDPStrategy(find_unused_parameters=pauses, timeout=patience)
     return {
         "accelerator": "auto",
         "devices": cfg.devices,

@@ -214,6 +214,13 @@ def test_costs_follow_speeds_and_tokens(tmp_path: Path) -> None:
     per_second = 2 * less[0] / cfg.data.max_duration
     assert per_second > 0 and less[1] == less[2] == less[0]
     assert less[3] == pytest.approx((cfg.data.max_duration - cfg.data.max_seconds) * per_second)
+    eight = ("train.devices=8", "train.strategy=ddp"), ("train.devices=8", "train.strategy=fsdp")
+    of = [configuration(B / "student.yaml", "ctc", *SMALL, *keys) for keys in eight]
+    whole, dealt = (estimate(each, lambda name: cfg, 960, 312, 0.3).memory_gib * 2**30 for each in of)
+    named = {name: parameter.numel() for name, parameter in sizes(cfg).named_parameters()}
+    layer = sum(size for name, size in named.items() if name.startswith("layers.0."))
+    outside = sum(size for name, size in named.items() if not name.startswith("layers."))
+    assert whole - dealt == pytest.approx(sum(named.values()) * 16 * 7 / 8 - 8 * (outside + 2 * layer))
     symbols = ["<blk>", *(chr(0x4E00 + number) for number in range(4199))]
     (tmp_path / "tokens.txt").write_text(TokenTable(symbols).text, encoding="utf-8")
     corpus = ["--config", REPOSITORY / "egs" / "aishell" / "conf" / "corpus.yaml", "-m", "ctc", "--hours", 0.5]

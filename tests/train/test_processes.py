@@ -166,9 +166,10 @@ def assert_the_same(run: Path, other: Path) -> None:
         torch.testing.assert_close(value, load_file(other / "model.safetensors")[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
-    process = start(corpus, run, "train.devices=2")
+    process = start(corpus, run, "train.devices=2", f"train.strategy={strategy}")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("epoch 3/3") == out.count("kept:") == 1, out
@@ -179,10 +180,12 @@ def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path) -> Non
     assert_the_same(run, alone)
 
 
-def test_an_encoder_that_is_frozen_at_first(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_encoder_that_is_frozen_at_first(corpus: Path, tmp_path: Path, strategy: str) -> None:
     """Behind pre-flight, in which all of it had a gradient; and by torchrun, as docs/scale.md has it."""
     short = ["model.freeze_steps=0.3", "train.epochs=1", "train.average=1"]
-    process = start(corpus, tmp_path / "two", *short, "train.devices=2", launcher=TORCHRUN)
+    several = ["train.devices=2", f"train.strategy={strategy}"]
+    process = start(corpus, tmp_path / "two", *short, *several, launcher=TORCHRUN)
     alone = ctcsd(*arguments(corpus, tmp_path / "one", *short))
     out, err = process.communicate(timeout=300)
     assert process.returncode == alone.returncode == 0, err
@@ -200,8 +203,9 @@ def wait_for_a_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_one_process_then_two_until_one_is_lost_then_one_are_one_training(
-    corpus: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     run, often, save = tmp_path / "run", "train.save_minutes=0.0001", TimedCheckpoint.on_train_batch_end
 
@@ -213,7 +217,7 @@ def test_one_process_then_two_until_one_is_lost_then_one_are_one_training(
     with monkeypatch.context() as patch:
         patch.setattr(TimedCheckpoint, "on_train_batch_end", save_once)
         assert "error: enough" in ctcsd(*arguments(corpus, run, often)).stderr
-    process = start(corpus, run, "train.devices=2", "train.accumulate=2", often)
+    process = start(corpus, run, "train.devices=2", f"train.strategy={strategy}", "train.accumulate=2", often)
     wait_for_a_checkpoint(process, run)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 1

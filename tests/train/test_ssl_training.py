@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import lightning as L
 import pytest
 import torch
 from backbones import write_backbone
-from console import ctcsd
+from console import REPOSITORY, ctcsd
 from lhotse import CutSet
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
@@ -25,6 +27,7 @@ from ctcsd.train.checkpoint import load_model
 from ctcsd.train.fit import build, fit
 
 WAVE = ["features.type=wave", "model.layers=3", "student_layers=2", "data.max_duration=12", "decode.methods=[greedy]"]
+LOWEST = "backbone.encoder.layers.0.attention.k_proj.weight"
 SHORT = ["train.epochs=1", "train.precision=32", "model.freeze_steps=0.5"]
 
 
@@ -118,6 +121,29 @@ def test_a_pretrained_encoder_trains_in_training_mode(corpus: Path, tmp_path: Pa
     assert modes[2 * steps :] and not any(modes[2 * steps :]), "of dev"
     assert seen == {(True, False), (False, True)}
     assert not any(part.training for part in load_model(tmp_path / "run")[0].modules())
+
+
+def test_a_sharded_pretrained_encoder_trains_as_a_whole_one(corpus: Path, tmp_path: Path) -> None:
+    """Two processes hold half of each tensor; what draws at random is off, for each process draws its own."""
+    assert ctcsd("features", "--data", corpus, *WAVE).returncode == 0
+    source = Path(write_backbone(tmp_path / "tiny", "hubert-large"))
+    config = json.loads((source / "config.json").read_text())
+    dropouts = {key: 0.0 for key in config if "dropout" in key}
+    assert dropouts["hidden_dropout"] != config["hidden_dropout"]
+    (source / "config.json").write_text(json.dumps(config | dropouts))
+    own = [f"model.backbone={source}", "model.mask_prob=0", "model.gradient_checkpointing=true"]
+    own += [*WAVE, *SHORT, "train.epochs=2", "--data", str(corpus), "--lang", str(corpus / "lang_char"), "--run"]
+    made = {}
+    for name, several in {"one": [], "two": ["train.devices=2", "train.strategy=fsdp"]}.items():
+        command = [sys.executable, "-m", "ctcsd", "train", "-m", "skd", *own, str(tmp_path / name), *several]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        made[name] = load_file(tmp_path / name / "model.safetensors")
+    begun = load_file(source / "model.safetensors")
+    assert not torch.equal(begun["encoder.layers.0.attention.k_proj.weight"], made["one"][LOWEST])
+    assert made["one"].keys() == made["two"].keys()
+    for key, value in made["one"].items():
+        torch.testing.assert_close(made["two"][key], value, atol=1e-4, rtol=1e-3, msg=key)
 
 
 class Vanish(Callback):

@@ -130,7 +130,7 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
         (["weights.ramp=abc"], "weights.ramp must be a number"),
         (["train.epochs=0"], "train.epochs=0: at least 1"),
         (["train.precision=fp8"], "no train.precision 'fp8'"),
-        (["train.strategy=dp"], "no train.strategy 'dp'; known: auto, ddp"),
+        (["train.strategy=dp"], "no train.strategy 'dp'; known: auto, ddp, fsdp"),
         (["train.lr=-1"], "train.lr=-1.0: must be above 0"),
         (["distill.teacher=selff"], "no distill.teacher 'selff'; known: self, "),
         (["lang.unit=bpee"], "no lang.unit 'bpee'; known: char, bpe, phone"),
