@@ -76,12 +76,13 @@ def table(
     baseline: Optional[str] = typer.Option(
         None, help="Compare the others with this method; default: ctc, where it is among others."
     ),
+    seed: Optional[List[int]] = typer.Option(None, help="List this seed only; may be given several times."),
 ) -> None:
     """Stage 5: the tables over every run below a folder, on the screen and in RESULTS.md."""
     from ctcsd.files import write_text
     from ctcsd.score.report import results_report
 
-    text, markdown = results_report(exp, command, method or [], decoder, baseline)
+    text, markdown = results_report(exp, command, method or [], decoder, baseline, seed or [])
     print(text)
     if out:
         write_text(out, markdown)

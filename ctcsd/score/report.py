@@ -35,6 +35,7 @@ def results_report(
     methods: Sequence[str] = (),
     decoder: str | None = None,
     baseline: str | None = None,
+    seeds: Sequence[int] = (),
 ) -> tuple[str, str]:
     """The tables for the screen, and RESULTS.md with the command, revisions and sizes beside them.
 
@@ -42,12 +43,14 @@ def results_report(
         methods: these stand first, in this order.
         decoder: list this search method only.
         baseline: the method that the others are compared with; None: ctc, where it is among others.
+        seeds: list the runs of these only; none named: all.
 
     Raises:
-        UserError: there are no results yet, none of that decoder or baseline, or none that fit one table.
+        UserError: there are no results yet, none of that decoder, baseline or seed, or none that fit one table.
     """
     order = {name: position for position, name in enumerate(methods)}
-    rows = sorted(_of_decoder(read_rows(exp_dir), decoder), key=lambda row: order.get(row["method"], len(order)))
+    rows = _only(_only(read_rows(exp_dir), "decoder", [decoder] if decoder else []), "seed", seeds)
+    rows.sort(key=lambda row: order.get(row["method"], len(order)))
     dev, test, *more = _splits(rows)
     check_one_table(rows)
     last = [row for row in rows if row["split"] == test]
@@ -61,11 +64,13 @@ def results_report(
     return text, markdown
 
 
-def _of_decoder(rows: list[Row], decoder: str | None) -> list[Row]:
-    known = dict.fromkeys(row["decoder"] for row in rows)
-    if decoder and decoder not in known:
-        raise UserError(f"no results of the decoder '{decoder}'; there are: {', '.join(known)}")
-    return [row for row in rows if decoder in (None, row["decoder"])]
+def _only(rows: list[Row], key: str, wanted: Sequence[object]) -> list[Row]:
+    """The rows with one of these values; nothing wanted: all."""
+    known = dict.fromkeys(row[key] for row in rows)
+    for value in wanted:
+        if value not in known:
+            raise UserError(f"no results of the {key} '{value}'; there are: {', '.join(map(str, known))}")
+    return [row for row in rows if not wanted or row[key] in wanted]
 
 
 def _splits(rows: Sequence[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import operator
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -202,6 +203,18 @@ def test_no_common_seed(score, tmp_path: Path) -> None:
     score("skd", seed=2)
     _, differences = tables(results_report(tmp_path / "exp")[0])
     assert [d["95 % interval"] for d in differences] == ["no common seed"] * 2
+
+
+def test_some_seeds_only(score, tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        score("ctc", seed=seed)
+        score("skd", seed=seed)
+    both = tables(results_report(tmp_path / "exp", seeds=[1, 3])[0])
+    shutil.rmtree(tmp_path / "exp/ctc/seed2")
+    shutil.rmtree(tmp_path / "exp/skd/seed2")
+    assert tables(results_report(tmp_path / "exp")[0]) == both
+    with pytest.raises(UserError, match="no results of the seed '2'; there are: 1, 3"):
+        results_report(tmp_path / "exp", seeds=[2])
 
 
 def test_order_decoder_and_baseline(score, tmp_path: Path) -> None:
