@@ -41,6 +41,15 @@ class ShardedStrategy(DDPStrategy):
         assert isinstance(model, EncoderCtc)
         return model
 
+    def teardown(self) -> None:
+        # An error within a pass leaves blocks whole, which Lightning's teardown cannot move: its error would hide ours.
+        if self.lightning_module is not None:
+            for part in self._encoder.modules():
+                if isinstance(part, FSDPModule):
+                    part.set_reshard_after_forward(True, recurse=False)  # what reshard() goes by in a forward pass
+                    part.reshard()
+        super().teardown()
+
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         model = self._encoder

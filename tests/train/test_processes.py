@@ -231,6 +231,26 @@ def test_one_process_then_two_until_one_is_lost_then_one_are_one_training(
     assert_the_same(run, alone)
 
 
+DIES_IN_A_BLOCK = """
+from ctcsd.cli import main
+from ctcsd.errors import UserError
+from ctcsd.model.conformer import ConformerLayer
+
+def fail(*args):
+    raise UserError("enough")
+
+ConformerLayer.forward = fail
+main()
+"""
+
+
+def test_an_error_while_blocks_are_whole_is_the_one_that_is_told(corpus: Path, tmp_path: Path) -> None:
+    options = ["train.strategy=fsdp", "train.preflight=false"]
+    process = start(corpus, tmp_path / "run", *options, launcher=["-c", DIES_IN_A_BLOCK])
+    err = process.communicate(timeout=200)[1]
+    assert (process.returncode, err.strip()) == (1, "error: enough")
+
+
 def test_what_the_hardware_lacks() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="train.precision=fp16 needs a GPU"):
