@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ctcsd.data.audio import BadAudio, load_file, wrong_extension
 from ctcsd.data.checks import (
     SAMPLING_RATE,
@@ -21,11 +23,14 @@ from ctcsd.data.checks import (
     clipped_share,
     main_script,
     sound_digest,
+    sounding_seconds,
 )
+from ctcsd.data.feasibility import ctc_feasible
 from ctcsd.data.splits import SPLITS
 from ctcsd.data.workers import in_processes
 from ctcsd.errors import UserError
 from ctcsd.files import is_number, json_object, lines_of
+from ctcsd.posteriors import FRAME_SHIFT
 from ctcsd.text.normalize import alphabet_of, normalize
 
 # The other reasons are warnings: a run goes through, if not well.
@@ -283,7 +288,20 @@ def _check_sound(sound: Sound, limits: Limits) -> tuple[list[tuple[str, Drop]], 
             drops.append((one.id, Drop("empty audio", f"a segment of {one.duration:.3f} s")))
         elif drop := check_signal(part, rate, len(normalize(one.text)), limits):
             drops.append((one.id, drop))
-        elif (share := clipped_share(part)) > limits.warn_clipped:
-            drops.append((one.id, Drop("some clipping", f"{share:.1%} of the samples")))
+        else:
+            if (share := clipped_share(part)) > limits.warn_clipped:
+                drops.append((one.id, Drop("some clipping", f"{share:.1%} of the samples")))
+            if drop := _check_pace(one.text, part, rate):
+                drops.append((one.id, drop))
     seconds = sum(one.duration for one in sound.segments)
     return drops, seconds, sound_digest(mono, rate)
+
+
+def _check_pace(text: str, mono: np.ndarray, rate: int) -> Drop | None:
+    """Characters that CTC cannot spell in the frames in which somebody speaks, and would have to move into pauses."""
+    characters = [ord(letter) for letter in normalize(text)]
+    frames = round(sounding_seconds(mono, rate) / FRAME_SHIFT)
+    if ctc_feasible(frames, characters):
+        return None
+    detail = f"{len(characters)} characters in {frames} frames of {FRAME_SHIFT} s that are no pause"
+    return Drop("characters faster than frames", detail)

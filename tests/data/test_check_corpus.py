@@ -121,7 +121,7 @@ BAD_AUDIO = {  # reason -> how the file `bad.wav` or its description is made fro
 def test_bad_audio_is_named(sound, speech, tmp_path, reason):
     recordings, supervisions = sound
     bad = BAD_AUDIO[reason](tmp_path / "bad.wav", speech[6][1])
-    text = "seven words " * 40 if reason == "too long" else "a short text"
+    text = "seven words " * 40 if reason == "too long" else "a text"
     reasons = found([*recordings, bad], [*supervisions, supervision(bad, text)], tmp_path)
     assert set().union(*reasons.values()) == {reason.strip()} and all(name.startswith("bad") for name in reasons)
 
@@ -159,6 +159,15 @@ def test_bad_text_is_named(sound, tmp_path, reason, text, language):
     recordings, supervisions = sound
     supervisions[0] = supervision(recordings[0], text, language=language)
     assert found(recordings, supervisions, tmp_path) == {"ok0-s": {reason}}
+
+
+def test_characters_that_come_faster_than_frames(tmp_path):
+    """In a second of tone between pauses CTC spells 25 characters, a blank between equal ones among them."""
+    tone = 0.3 * np.sin(np.arange(RATE) / 5)
+    samples = np.r_[np.zeros(RATE), tone, 0.01 * tone].astype(np.float32)  # what is 30 dB lower sounds after
+    one = recording(tmp_path / "one.wav", samples, subtype="FLOAT")
+    for text, reasons in (("ab" * 12 + "a", {}), ("ab" * 13, {"one-s"}), ("ab" * 12 + "b", {"one-s"})):
+        assert found([one], [supervision(one, text)], tmp_path).keys() == set(reasons), text
 
 
 def test_partners_duplicates_and_segments(sound, speech, tmp_path):
