@@ -18,7 +18,7 @@ from torch import Tensor
 from ctcsd.data.checks import SAMPLING_RATE, Drop
 from ctcsd.data.feasibility import ctc_feasible
 from ctcsd.data.features import load_cuts
-from ctcsd.data.integrity import READERS
+from ctcsd.data.integrity import Reader, read_features
 from ctcsd.data.shares import StandIn
 from ctcsd.errors import UserError
 from ctcsd.model.subsampling import subsampled_length
@@ -89,7 +89,7 @@ class CtcDataset(torch.utils.data.Dataset):
         encode: text -> token ids; None for batches without targets.
         as_decoded: text -> what greedy search should give, where the batches have no targets; None for cuts without a
             transcript, which is then never touched.
-        input_type: features.type; `wave` reads the audio.
+        read: of a batch's cuts, `read_features` or what stands for it.
         survive: leave out cuts whose features cannot be read, and say so in the batch, which may end up empty.
 
     Raises:
@@ -100,10 +100,10 @@ class CtcDataset(torch.utils.data.Dataset):
         self,
         encode: Callable[[str], list[int]] | None = None,
         survive: bool = False,
-        input_type: str = "fbank",
+        read: Reader = read_features,
         as_decoded: Callable[[str], str] | None = None,
     ) -> None:
-        self.encode, self.survive, self.read, self.as_decoded = encode, survive, READERS[input_type], as_decoded
+        self.encode, self.survive, self.read, self.as_decoded = encode, survive, read, as_decoded
 
     def __getitem__(self, cuts: CutSet) -> Batch:
         unreadable: tuple[tuple[str, str], ...] = ()
@@ -128,9 +128,7 @@ class CtcDataset(torch.utils.data.Dataset):
         return Batch(features, lengths.long(), targets, target_lengths, texts, ids, unreadable, stand_in)
 
 
-def readable(
-    cuts: CutSet, read: Callable[[CutSet], tuple[Tensor, Tensor]]
-) -> tuple[CutSet, tuple[tuple[str, str], ...]]:
+def readable(cuts: CutSet, read: Reader) -> tuple[CutSet, tuple[tuple[str, str], ...]]:
     """The cuts that can be read, and (id, reason) of the others."""
     kept, unreadable = [], []
     for cut in cuts:

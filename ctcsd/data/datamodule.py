@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lhotse import CutSet
@@ -14,6 +15,7 @@ from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, fbank_frames, in_order
 from ctcsd.data.checks import Drop
 from ctcsd.data.features import cuts_file, load_cuts
+from ctcsd.data.integrity import READERS, KeptFeatures, Reader
 from ctcsd.data.shares import Shares
 from ctcsd.data.training_set import training_set
 from ctcsd.text.tokenizer import Tokenizer
@@ -42,6 +44,10 @@ class CorpusDataModule(L.LightningDataModule):
         self.needs_labels = needs_labels
         self.train_cuts = training_set(cfg, data_dir, self._train_encode, frames_of)
         self.dev_cuts = load_cuts(cuts_file(data_dir, cfg, cfg.data.dev), stage=1)
+        self._read: Reader = READERS[cfg.features.type]
+        self._read_train = self._read
+        if cfg.features.type == "fbank" and not cfg.data.workers:  # a worker ends with its epoch, and keeps nothing
+            self._read_train = KeptFeatures(cfg.data.keep_mib).read
 
     @property
     def _train_encode(self) -> Callable[[str], list[int]] | None:
@@ -68,7 +74,7 @@ class CorpusDataModule(L.LightningDataModule):
     @property
     def dataset(self) -> CtcDataset:
         """Batches of training cuts."""
-        return CtcDataset(self._train_encode, survive=True, input_type=self.cfg.features.type)
+        return CtcDataset(self._train_encode, survive=True, read=self._read_train)
 
     def train_dataloader(self) -> DataLoader:
         epoch, done = 0, 0
@@ -76,14 +82,23 @@ class CorpusDataModule(L.LightningDataModule):
             epoch = self.trainer.current_epoch
             done = int(self.trainer.lightning_module.done_batches)  # type: ignore[arg-type]
         shares = self.train_cuts.shares(epoch, *self._processes, done)
-        return DataLoader(self.dataset, sampler=shares, batch_size=None, num_workers=self.cfg.data.workers)
+        return _loader(self.dataset, shares, self.cfg.data.workers)
 
     def val_dataloader(self) -> DataLoader:
         batches = in_order(self.dev_cuts, self.cfg.data.max_duration)
-        dataset = CtcDataset(survive=True, input_type=self.cfg.features.type, as_decoded=self.as_decoded)
-        return DataLoader(dataset, sampler=Shares(batches, *self._processes), batch_size=None)
+        dataset = CtcDataset(survive=True, read=self._read, as_decoded=self.as_decoded)
+        return _loader(dataset, Shares(batches, *self._processes))
 
     @property
     def _processes(self) -> tuple[int, int]:
         """How many there are, and which one this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+
+def _loader(dataset: CtcDataset, sampler: Iterable[CutSet], workers: int = 0) -> DataLoader:
+    # the dataset's batches as they are: the default looks through every text and id in them for arrays
+    return DataLoader(dataset, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

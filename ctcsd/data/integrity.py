@@ -6,7 +6,7 @@ A manifest may come from elsewhere, and lhotse runs what its `command` sources a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ctcsd.data.checks import SAMPLING_RATE
 from ctcsd.errors import UserError, first_line
 
+Reader = Callable[[CutSet], tuple[Tensor, Tensor]]
 CHECKSUM = "features_crc32"  # a custom field of cuts; those that other tools made have none
 STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files")
 SHARD_SOURCES, SHARD_STORAGES = ("shar", "memory"), ("shar", "memory_lilcom", "memory_npy")
@@ -53,7 +54,18 @@ def with_checksums(cuts: CutSet) -> CutSet:
     return CutSet.from_cuts(cut.with_custom(CHECKSUM, zlib.crc32(_stored(cut.features))) for cut in cuts)
 
 
-def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
+def _checked_features(cut: Cut) -> Tensor:
+    """The features of a cut, (T, F); raises whatever lilcom, numpy and the system raise at damaged ones."""
+    wanted = (getattr(cut, "custom", None) or {}).get(CHECKSUM)
+    if wanted is not None and zlib.crc32(_stored(cut.features)) != wanted:
+        raise ValueError("wrong checksum")
+    features = torch.from_numpy(cut.load_features())
+    if len(features) != cut.num_frames:
+        raise ValueError(f"{len(features)} frames, not {cut.num_frames}")
+    return features
+
+
+def read_features(cuts: CutSet, features_of: Callable[[Cut], Tensor] = _checked_features) -> tuple[Tensor, Tensor]:
     """The features of a batch, (N, T, F) float32, and lengths (N,) int32.
 
     Raises:
@@ -62,12 +74,7 @@ def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
     rows = []  # padded here: lhotse's collation makes a mixed cut of each, which costs a third of the reading
     try:
         for cut in cuts:
-            wanted = (getattr(cut, "custom", None) or {}).get(CHECKSUM)
-            if wanted is not None and zlib.crc32(_stored(cut.features)) != wanted:
-                raise ValueError("wrong checksum")
-            rows.append(torch.from_numpy(cut.load_features()))
-            if len(rows[-1]) != cut.num_frames:
-                raise ValueError(f"{len(rows[-1])} frames, not {cut.num_frames}")
+            rows.append(features_of(cut))
         return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows], dtype=torch.int32)
     except Exception as error:  # without a checksum lilcom and numpy notice first, and raise many things
         features = _parts(cut, "features")
@@ -79,6 +86,30 @@ def read_features(cuts: CutSet) -> tuple[Tensor, Tensor]:
             f"{where}: the features of cut {cut.id}, or of another in its batch, are {state} "
             f"({error or type(error).__name__}): {remedy}"
         ) from None
+
+
+class KeptFeatures:
+    """Reads features as `read_features` does, and keeps in memory what it has read while there is room.
+
+    Decompressing a batch in every epoch anew takes 4 % of the steps of a small model.
+    """
+
+    def __init__(self, mebibytes: float) -> None:
+        self._room = mebibytes * 2**20
+        self._kept: dict[str, Tensor] = {}  # by the cut's id
+
+    def read(self, cuts: CutSet) -> tuple[Tensor, Tensor]:
+        """As `read_features`."""
+        return read_features(cuts, self._features_of)
+
+    def _features_of(self, cut: Cut) -> Tensor:
+        features = self._kept.get(cut.id)
+        if features is None:
+            features = _checked_features(cut)
+            if features.nbytes <= self._room:
+                self._room -= features.nbytes
+                self._kept[cut.id] = features
+        return features
 
 
 def read_wave(cuts: CutSet) -> tuple[Tensor, Tensor]:
@@ -101,7 +132,7 @@ def read_wave(cuts: CutSet) -> tuple[Tensor, Tensor]:
     return pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
-READERS = {"fbank": read_features, "wave": read_wave}  # by features.type
+READERS: dict[str, Reader] = {"fbank": read_features, "wave": read_wave}  # by features.type
 
 
 def _parts(cut: Cut, name: str) -> list[Any]:

@@ -43,7 +43,7 @@ from ctcsd.train.guards import StepGuard
 from ctcsd.train.infer import posteriors_run
 from ctcsd.train.memory import peak_memory_mib
 from ctcsd.train.method import check, make_objective
-from ctcsd.train.module import CtcModule
+from ctcsd.train.module import LOG_EVERY, CtcModule
 from ctcsd.train.preflight import Preflight
 from ctcsd.train.processes import check_hardware, ending_together, is_first, trainer_options, use_threads
 from ctcsd.train.progress import EpochLine, bars
@@ -153,7 +153,7 @@ def fit(module: CtcModule, data: CorpusDataModule, run_dir: Path, watchers: Sequ
         reload_dataloaders_every_n_epochs=1,
         check_val_every_n_epoch=cfg.train.evaluate_every,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         callbacks=[
             *([Preflight(data)] if cfg.train.preflight else []),
             unreadable,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, in_order
 from ctcsd.data.features import cuts_file, load_cuts
+from ctcsd.data.integrity import READERS
 from ctcsd.errors import UserError
 from ctcsd.files import replacing
 from ctcsd.model import EncoderCtc
@@ -88,7 +89,7 @@ def write_posteriors(
         UserError: features that cannot be read, or of other mel bins than the model's.
     """
     device = next(model.parameters()).device
-    dataset = CtcDataset(input_type=model.input_type)
+    dataset = CtcDataset(read=READERS[model.input_type])
     with ExitStack() as stack, torch.inference_mode():
         writers = {
             name: stack.enter_context(PosteriorWriter(path, table, model.frame_shift, top_k))

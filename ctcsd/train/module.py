@@ -26,6 +26,7 @@ from ctcsd.train.optim import make_optimizer
 from ctcsd.train.processes import total, unshared, use_threads
 
 CHECKPOINT_FORMAT = 2
+LOG_EVERY = 10  # steps between points of the curves
 
 
 def monitored_exit(exits: dict[str, int]) -> str:
@@ -88,6 +89,11 @@ class CtcModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.done_batches, self._sums = 0, {}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if device.type == "cpu":  # Lightning looks through every text and id of a batch for tensors to move
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Every step draws from its own seed: a resumed run goes on as if never stopped, whatever drew before it.
         seed = (self.cfg.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank
@@ -139,8 +145,9 @@ class CtcModule(L.LightningModule):
         return bad, norm
 
     def _log_losses(self, loss: Tensor, parts: dict[str, Tensor], bad: Tensor, size: Tensor) -> None:
-        """The loss of each step as it is; in the means of an epoch, a step that was skipped weighs nothing."""
-        self.log("loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        """The loss of a step as it is; in the means of an epoch, a step that was skipped weighs nothing."""
+        if self.global_step % LOG_EVERY == 0:  # it costs a millisecond
+            self.log("loss_step", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         weight = size * (1 - bad)
         for name, value in {"loss_epoch": loss, **{f"train/{name}": value for name, value in parts.items()}}.items():
             finite = value.float().nan_to_num(0.0, 0.0, 0.0)

@@ -21,7 +21,7 @@ from ctcsd.train.processes import is_first, one_voice
 
 # What may change without making the same training another one.
 NEUTRAL = {
-    "data": ("test", "more_tests", "workers", "max_bad"),
+    "data": ("test", "more_tests", "workers", "keep_mib", "max_bad"),
     "lang": ("lm_order", "lm_text", "lm_prune", "lm_arpa", *PHONE_KEYS),  # dictionary.txt counts for those of phones
     "train": (
         *("save_minutes", "guard", "split_on_oom", "preflight"),

@@ -15,6 +15,7 @@ from ctcsd.config import AugmentConfig, Config, FeaturesConfig
 from ctcsd.data.augment import spec_augment
 from ctcsd.data.batches import CtcDataset, bucketing_sampler, by_reason, in_order, trainable
 from ctcsd.data.features import compute_features, cuts_file, load_cuts, select_speaker
+from ctcsd.data.integrity import KeptFeatures, read_features
 from ctcsd.data.shares import Shares
 from ctcsd.errors import UserError
 from ctcsd.text.tokenizer import TokenTable, UnknownWord
@@ -118,6 +119,27 @@ def test_dataset_pads_and_touches_no_text_without_labels(cuts: CutSet) -> None:
     assert unlabelled.targets is None and unlabelled.texts == []
     with pytest.raises(AssertionError, match="touched"):
         CtcDataset(lambda text: [])[some]
+
+
+def test_features_are_kept_in_memory_as_long_as_there_is_room(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [CutSet.from_cuts(list(cuts)[i : i + 5]) for i in range(0, 15, 5)] + [CutSet.from_cuts([cuts[15]])]
+    wanted = [read_features(batch) for batch in batches]
+    room = sum(cut.num_frames for batch in batches[1:] for cut in batch) * 80 * 4
+    kept = KeptFeatures(room / 2**20)
+
+    def check(which: list[int]) -> None:
+        for i in which:
+            features, lengths = kept.read(batches[i])
+            assert torch.equal(features, wanted[i][0]) and torch.equal(lengths, wanted[i][1])
+            features.zero_()  # a batch is a copy, also of one cut alone: SpecAugment may write into it
+
+    check([1, 2, 3, 0])  # the first batch is read when there is no room left
+    monkeypatch.setattr(MonoCut, "load_features", lambda cut: 1 / 0)
+    check([3, 2, 1])
+    with pytest.raises(UserError, match="damaged"):
+        kept.read(batches[0])
+    with pytest.raises(UserError, match="damaged"):
+        KeptFeatures(0).read(batches[1])
 
 
 def test_trainable_leaves_out_what_ctc_cannot_emit(cuts: CutSet) -> None:

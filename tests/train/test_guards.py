@@ -317,7 +317,7 @@ def test_features_that_vanish_while_it_trains(small_corpus: Path, tmp_path: Path
         return cut
 
     data = changed_corpus(small_corpus, tmp_path / "data", change)
-    overrides = [*TINY, "train.epochs=2", "train.preflight=false"]
+    overrides = [*TINY, "train.epochs=2", "train.preflight=false", "data.keep_mib=0"]
     module, corpus = build(method_config("skd", overrides=overrides), data, data / "lang_char")
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="run stage 1 again$") if cuts > 2 else nullcontext():

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from ctcsd.config import Config, FeaturesConfig, method_config
 from ctcsd.data.batches import CtcDataset
 from ctcsd.data.features import compute_features
+from ctcsd.data.integrity import read_wave
 from ctcsd.errors import UserError
 from ctcsd.posteriors import PosteriorReader
 from ctcsd.train.checkpoint import load_model
@@ -90,7 +91,7 @@ def test_self_distillation_of_a_pretrained_encoder(corpus: Path, teacher: Path, 
     assert all((both[cut_id] == log_probs).all() for cut_id, log_probs in archive)
     assert ctcsd("export", "--run", here, "--exit", "student", "--out", tmp_path / "out").returncode == 0
     exported, whole = load_model(tmp_path / "out")[0], load_model(here)[0]
-    batch = CtcDataset(input_type="wave")[CutSet.from_cuts(cuts.values())]
+    batch = CtcDataset(read=read_wave)[CutSet.from_cuts(cuts.values())]
     with torch.inference_mode():
         given, wanted = (model(batch.features, batch.lengths)["student"].logits for model in (exported, whole))
     assert torch.equal(given, wanted) and exported.num_parameters() < whole.num_parameters()
@@ -214,7 +215,7 @@ def test_bad_input_is_one_line(
 
 def test_audio_that_does_not_fit_is_named(corpus: Path, tmp_path: Path) -> None:
     cuts = CutSet.from_file(corpus / "manifests" / "cuts_train.jsonl.gz").to_eager()
-    dataset = CtcDataset(input_type="wave")
+    dataset = CtcDataset(read=read_wave)
     batch = dataset[cuts]
     assert batch.features.shape == (8, int(batch.lengths.max())) and batch.rate == 16000
     first = next(iter(cuts))
