@@ -14,12 +14,14 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ctcsd.data.untar import extract
 from ctcsd.errors import UserError
+from ctcsd.lock import locked
 
 ATTEMPTS = 5  # in a row that bring nothing
 PAUSE = 2.0  # seconds, before another attempt
@@ -36,13 +38,23 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
         UserError: no network, no such file, no address, or a wrong checksum.
     """
     target = folder / url.rpartition("/")[2]
-    if target.is_file():
-        if (found := _digest(target, checksum)) != checksum:
-            raise UserError(f"{target}: checksum mismatch ({found}, not {checksum}): delete it and run again")
-        return target
-    if "://" not in url:
-        raise UserError(f"{url} is no address: it begins with neither https:// nor http://")
+    if not target.is_file():
+        if "://" not in url:
+            raise UserError(f"{url} is no address: it begins with neither https:// nor http://")
+        with _alone_in(folder):
+            if not target.is_file():  # another process may have brought it meanwhile
+                return _download(url, target, checksum)
+    if (found := _digest(target, checksum)) != checksum:
+        raise UserError(f"{target}: checksum mismatch ({found}, not {checksum}): delete it and run again")
+    return target
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
     folder.mkdir(parents=True, exist_ok=True)
+    return locked(folder, f"another process downloads or unpacks into {folder}", wait=True)
+
+
+def _download(url: str, target: Path, checksum: str) -> Path:
     partial = target.with_name(target.name + ".partial")
     _transfer(url, partial)
     if (found := _digest(partial, checksum)) != checksum:
@@ -65,6 +77,11 @@ def unpack(archive: Path, folder: Path, inside: str, nested: str = "") -> Path:
     """
     if target := _first(folder, inside):
         return target
+    with _alone_in(folder):
+        return _first(folder, inside) or _unpack(archive, folder, inside, nested)
+
+
+def _unpack(archive: Path, folder: Path, inside: str, nested: str) -> Path:
     partial = folder / f".{archive.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -248,7 +248,9 @@ def read_description(source: str) -> Description:
             wanted = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {first_line(error)}") from None
-    rate = wanted.get("sampling_rate", SAMPLE_RATE)
+        if not isinstance(wanted, dict):
+            raise UserError(f"{path}: no JSON object")
+    rate = wanted.get("sampling_rate") or SAMPLE_RATE
     if rate != SAMPLE_RATE:
         raise UserError(f"model.backbone={source} wants audio at {rate} Hz, but all audio here is at {SAMPLE_RATE} Hz")
     return Description(config, bool(wanted.get("do_normalize", True)))

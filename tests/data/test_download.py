@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tarfile
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from subprocess import PIPE, Popen
 
 import pytest
 
 from ctcsd.data import download
 from ctcsd.data.download import fetch, unpack
 from ctcsd.errors import UserError
+from ctcsd.lock import locked
 
 CONTENT = bytes(range(256)) * 4000
 SUMS = [hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()]
@@ -111,6 +114,28 @@ def test_wrong_checksum_is_one_line_and_leaves_nothing(serve, tmp_path):
     with pytest.raises(UserError, match="corpus.tgz: checksum mismatch .*: delete it and run again"):
         fetch(url, tmp_path, SUMS[0])
     assert (tmp_path / "corpus.tgz").read_bytes() == b"the user's own, damaged"
+
+
+def test_two_processes_bring_and_unpack_a_corpus_once(serve, tmp_path):
+    url, log = serve()
+    archive(tmp_path / "a.tgz", {"corpus/a": b"x"})
+    work = f"""
+from pathlib import Path
+from ctcsd.data.download import fetch, unpack
+folder = Path({str(tmp_path)!r})
+fetch({url!r}, folder, {SUMS[0]!r})
+print(unpack(folder / "a.tgz", folder / "out", "corpus"))
+"""
+    with locked(tmp_path, ""):  # both are under way before either can begin
+        both = [Popen([sys.executable, "-c", work], stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+        for one in both:
+            assert "another process downloads" in one.stdout.readline()
+        assert log == []
+    said = [one.communicate() for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert log == [None] and sum("unpacking" in out for out, _ in said) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "corpus.tgz", "out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["corpus"]
 
 
 def test_no_file_and_no_server_are_one_line(serve, tmp_path):

@@ -274,6 +274,18 @@ def test_what_is_no_checkpoint_is_one_line(checkpoints: dict[str, str], tmp_path
     refused(str(bare), "is a bert; known: hubert, wavlm, wav2vec2, data2vec-audio")
     fast = write_backbone(tmp_path / "fast", "hubert", sampling_rate=8000)
     refused(fast, "wants audio at 8000 Hz, but all audio here is at 16000 Hz")
+    (Path(fast) / "preprocessor_config.json").write_text("[]")
+    refused(fast, "preprocessor_config.json: no JSON object")
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wavlm-large"])
+def test_a_checkpoint_that_wants_no_normalisation_gets_none(tmp_path: Path, kind: str) -> None:
+    model, (batch, lengths) = build(write_backbone(tmp_path, kind, do_normalize=False, sampling_rate=None)), waves()
+    whole = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        wanted = model.heads["teacher"](whole(batch[:1, : LENGTHS[0]]).last_hidden_state)
+        given = model(batch, lengths)["teacher"].logits[:1, : wanted.size(1)]
+    torch.testing.assert_close(given, wanted, atol=2e-5, rtol=1e-4)
 
 
 def test_a_fine_tuned_checkpoint_loses_its_head_with_a_line(

@@ -60,14 +60,16 @@ def test_same_as_lhotses_own_recipe(corpora, tmp_path):
         assert sources == set((corpora / "data_aishell/wav" / split / speaker).iterdir())
 
 
-def test_archive_of_archives(corpora, tmp_path, monkeypatch):
+@pytest.mark.parametrize("below", ["", "aishell"])
+def test_archive_of_archives(corpora, tmp_path, monkeypatch, below):
     tree = tmp_path / "tree/data_aishell"
     shutil.copytree(corpora / "data_aishell", tree)
     for split, speaker in SPEAKERS.items():
         pack(tree / "wav" / split, tree / "wav" / f"{speaker}.tar.gz")
         shutil.rmtree(tree / "wav" / split)
-    (tmp_path / "dl").mkdir()
-    monkeypatch.setattr(recipe, "CHECKSUM", pack(tree, tmp_path / "dl/data_aishell.tgz"))
+    place = tmp_path / "dl" / below  # lhotse puts it into a folder of its own
+    place.mkdir(parents=True)
+    monkeypatch.setattr(recipe, "CHECKSUM", pack(tree, place / "data_aishell.tgz"))
     assert prepare(tmp_path / "dl", tmp_path / "data")["kept"] == 20
     assert not list((tmp_path / "dl").rglob("*.tar.gz"))
 

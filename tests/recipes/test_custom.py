@@ -207,6 +207,17 @@ def test_partners_that_are_missing_are_listed(speech, wavs, tmp_path):
     assert drops(tmp_path / "out") == {"u00": "missing transcript", "v": "missing audio"}
 
 
+def test_tables_of_splits_may_leave_out_most_of_the_audio(speech, wavs, tmp_path):
+    rows = write_tsv(tmp_path / "t.tsv", speech).read_text().splitlines(keepends=True)
+    options = ["--audio", wavs]
+    for i, split in enumerate(("train", "dev", "test")):
+        (tmp_path / f"{split}.tsv").write_text(rows[i])
+        options += [f"--{split}", tmp_path / f"{split}.tsv"]
+    prepare(tmp_path / "out", *options)
+    left_out = drops(tmp_path / "out")
+    assert len(left_out) == len(rows) - 3 and set(left_out.values()) == {"missing transcript"}
+
+
 @pytest.mark.parametrize("kind", ["kaldi", "lhotse", "cuts"])
 def test_relative_names_are_found_from_anywhere(speech, wavs, tmp_path, monkeypatch, kind):
     """Below --audio, the current folder, the table's or one above it, in this order."""

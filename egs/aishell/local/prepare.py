@@ -23,7 +23,7 @@ from ctcsd.files import lines_of
 from ctcsd.text.normalize import normalize
 
 OPENSLR = "https://www.openslr.org/resources"
-CHECKSUM = "2f494334227864a8a8fec932999db9d8"
+ARCHIVE, CHECKSUM = "data_aishell.tgz", "2f494334227864a8a8fec932999db9d8"
 UTTERANCES = {"train": 120098, "dev": 14326, "test": 7176}  # that have a transcript
 TRANSCRIPTS = "transcript/aishell_transcript_v0.8.txt"
 # A character is a syllable, three or four of them a second: far slower than letters.
@@ -40,8 +40,9 @@ def folder_of(folder: Path, openslr: str = OPENSLR) -> Path:
             for packed in sorted(found.glob("wav/*.tar.gz")):
                 unpack(packed, found / "wav", f"*/{packed.name.removesuffix('.tar.gz')}")
             return found
-    archive = fetch(f"{openslr}/33/data_aishell.tgz", folder, CHECKSUM)
-    return unpack(archive, folder, "data_aishell", nested="wav/*.tar.gz")
+    if (folder / "aishell" / ARCHIVE).is_file():
+        folder = folder / "aishell"
+    return unpack(fetch(f"{openslr}/33/{ARCHIVE}", folder, CHECKSUM), folder, "data_aishell", nested="wav/*.tar.gz")
 
 
 def utterances(folder: Path) -> Iterator[Utterance]:

@@ -85,7 +85,7 @@ def main(
     with one_line_errors():
         rows = list(tables_of(transcripts, dict(zip(SPLITS, (train, dev, test), strict=True)), audio))
         if audio:
-            rows += unlisted(audio, rows, out)
+            rows += unlisted(audio, rows, out, expected=transcripts is None)  # splits may leave out what they like
         prepare(utterances(iter(rows), split_by, stereo), out, language, max_bad=max_bad, jobs=jobs)
 
 

@@ -183,15 +183,18 @@ def read_lhotse(path: Path, audio: Path | None) -> Iterator[Row]:
         raise UserError(f"{path}: not lhotse manifests, or damaged ({type(error).__name__}: {error})") from None
 
 
-def unlisted(audio: Path, rows: list[Row], out: Path) -> Iterator[Row]:
-    """The audio files below a folder that no row names, but not what was written below `out`."""
+def unlisted(audio: Path, rows: list[Row], out: Path, expected: bool) -> Iterator[Row]:
+    """The audio files below a folder that no row names, but not what was written below `out`.
+
+    `expected`: they are listed, and not held against --max-bad.
+    """
     listed = {row.audio.resolve() for row in rows}
     for path in sorted(audio.rglob("*")):
         if path.suffix.lower() not in FORMATS or not path.is_file() or out.resolve() in path.resolve().parents:
             continue
         if path.resolve() not in listed:
             name = str(path.relative_to(audio))
-            yield Row(name, "", path, drop=Drop("missing transcript", f"audio only: {path}"))
+            yield Row(name, "", path, drop=Drop("missing transcript", f"audio only: {path}", expected))
 
 
 def _row(fields: dict, audio: Path, where: str) -> Row:
