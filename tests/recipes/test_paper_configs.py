@@ -1,10 +1,12 @@
-"""The papers' configurations with shrunken sizes: model, one batch through loss and backward, greedy decoding."""
+"""The papers' configurations with shrunken sizes, on a stand-in of LibriSpeech: model, one batch through loss and
+backward, greedy decoding."""
 
 from __future__ import annotations
 
 import math
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ import torch
 from backbones import write_backbone
 from console import REPOSITORY, ctcsd
 from lhotse import CutSet, MonoCut, SupervisionSegment
+from speech import clips
+from stand_ins import librispeech_part, recipe_module
 
-from ctcsd.config import Config, method_config
-from ctcsd.data.features import lang_of_corpus
+from ctcsd.config import Config, load_config, method_config
+from ctcsd.data.batches import Batch, CtcDataset
+from ctcsd.data.features import compute_features, lang_of_corpus, load_cuts
+from ctcsd.data.integrity import READERS
 from ctcsd.decode import search
 from ctcsd.decode.greedy import collapse
 from ctcsd.decode.run import search_options
@@ -22,15 +28,13 @@ from ctcsd.distill.objective import Labels
 from ctcsd.distill.teacher import Teacher, make_teacher
 from ctcsd.model import EncoderCtc, make_model
 from ctcsd.posteriors import PosteriorReader, PosteriorWriter
-from ctcsd.text.tokenizer import TokenTable
+from ctcsd.text.tokenizer import Tokenizer, TokenTable
 from ctcsd.train.estimate import estimate, sizes
 from ctcsd.train.method import check, make_objective
 
 CONF = REPOSITORY / "egs" / "librispeech" / "conf"
 A, B = CONF / "paper_a", CONF / "paper_b"
 TABLE = TokenTable(["<blk>", "\u2581", "a", "b", "c"])
-LABELS = Labels(torch.tensor([[1, 2, 2], [3, 0, 0]]), torch.tensor([3, 1]))
-IDS = ["x", "y"]
 SMALL = ["model.dim=16", "model.heads=2", "model.conv_kernel=3", "model.subsampling_channels=2"]
 PATTERNS = ["all", "nonblank", *(f"symmetric:{k}" for k in range(1, 7)), "trim", "nonblank_prior:0.5"]
 PATTERNS += [f"threshold:{th}" for th in (0.05, 0.1, 0.2, 0.3)] + [f"random:{b}" for b in (0.25, 0.5, 0.75, 1, 2)]
@@ -44,6 +48,30 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: write_backbone(folder / kind, kind, count) for kind, count in layers.items()}
 
 
+class StandIn(NamedTuple):
+    """Two utterances of real speech as stages 0 to 2 leave them, with and without features, and their characters."""
+
+    cuts: CutSet
+    tokenizer: Tokenizer
+
+    def batch(self, input_type: str) -> Batch:
+        return CtcDataset(self.tokenizer.encode, read=READERS[input_type])[self.cuts]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    folder, recipe, speech = tmp_path_factory.mktemp("corpus"), recipe_module("librispeech"), clips(6)
+    for first, part in zip((0, 2, 4), ("train-clean-5", "dev-clean-2", "test-clean")):
+        librispeech_part(folder / "LibriSpeech" / part, 84 + first, speech[first : first + 2])
+    (folder / "LibriSpeech/SPEAKERS.TXT").write_text(";ID  |SEX| SUBSET\n")
+    data, lang = folder / "data", folder / "lang"
+    recipe.main(size=recipe.Size["mini"], dl_dir=folder, out=data, incomplete=True, jobs=1)
+    cfg = load_config([CONF / "corpus.yaml"], ["lang.unit=char", "lang.lm_order=0", "features.speeds=[]"])
+    cuts = load_cuts(compute_features(data, cfg, "train", 1), 1)
+    lang_of_corpus(data, lang, cfg.lang)
+    return StandIn(cuts, Tokenizer(lang))
+
+
 def configuration(file: Path, method: str, *overrides: str) -> Config:
     cfg = method_config(method, [CONF / "corpus.yaml", file], overrides)
     check(cfg)
@@ -52,38 +80,34 @@ def configuration(file: Path, method: str, *overrides: str) -> Config:
     return cfg
 
 
-def batch(model: EncoderCtc) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    if model.input_type == "wave":
-        return torch.randn(2, 12000) * 0.1, torch.tensor([12000, 8000])
-    return torch.randn(2, 75, 80), torch.tensor([75, 50])
-
-
-def step(cfg: Config, teacher: Teacher | None = None, model: EncoderCtc | None = None) -> EncoderCtc:
+def step(stand_in: StandIn, cfg: Config, teacher: Teacher | None = None, model: EncoderCtc | None = None) -> EncoderCtc:
     """Forward, loss, backward and decoding of one batch."""
+    table = stand_in.tokenizer.table
+    cfg.model.vocab_size = len(table)
     model = (model or make_model(cfg.model)).train()
     model.zero_grad()
     teacher = teacher or make_teacher(cfg.distill.teacher, model.exits)
-    objective, (features, lengths) = make_objective(cfg), batch(model)
-    outputs = model(features, lengths)
-    posteriors = teacher(features, lengths, IDS, outputs) if teacher else None
+    objective, batch = make_objective(cfg), stand_in.batch(model.input_type)
+    outputs = model(batch.features, batch.lengths)
+    posteriors = teacher(batch.features, batch.lengths, batch.cut_ids, outputs) if teacher else None
     weights = objective.schedule.at(1, cfg.passes, 0.0)
-    loss, parts = objective(outputs, LABELS if objective.needs_labels else None, posteriors, weights)
+    labels = Labels(batch.targets, batch.target_lengths) if objective.needs_labels else None
+    loss, parts = objective(outputs, labels, posteriors, weights)
     loss.backward()
     assert math.isfinite(float(loss.detach())) and float(loss.detach()) != 0.0
     assert ("kd" in parts) == (objective.schedule.base["kd"] > 0)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.isfinite(g).all() for g in gradients) and any(g.any() for g in gradients)
-    for output in model.eval()(features, lengths).values():
+    for output in model.eval()(batch.features, batch.lengths).values():
         for path, length in zip(output.logits.argmax(-1).numpy(), output.lengths.tolist()):
-            assert set(TABLE.text_of(collapse(path[:length])[0])) <= set("abc ")
+            assert set(table.text_of(collapse(path[:length])[0])) <= {" ", *table.symbols[2:]}
     return model
 
 
 @pytest.mark.parametrize("backbone", ["hubert", "wavlm"])
-def test_table_of_paper_a(backbones: dict[str, str], backbone: str) -> None:
+def test_table_of_paper_a(backbones: dict[str, str], stand_in: StandIn, backbone: str) -> None:
     file, folder = A / f"{backbone}.yaml", f"model.backbone={backbones[backbone]}"
-    top = step(configuration(file, "ctc_teacher", folder))
+    top = step(stand_in, configuration(file, "ctc_teacher", folder))
     with torch.no_grad():
         for parameter in top.parameters():
             parameter.mul_(1.01)  # as if trained: no longer the checkpoint's
@@ -99,28 +123,30 @@ def test_table_of_paper_a(backbones: dict[str, str], backbone: str) -> None:
         teacher = None
         if separate:
             teacher = make_teacher("checkpoint", exits, lambda: top, None, top.input_type, top.frame_shift)
-        model = models.get(str(exits)) or make_model(cfg.model)
+        model = models.get(str(exits)) or make_model(cfg.model.replace(vocab_size=top.cfg.vocab_size))
         if method == "layer_prune":
             assert model.start_from(top, "the teacher") == layers
             theirs = top.state_dict()
             assert all(torch.equal(value, theirs[name]) for name, value in model.encoder_state().items())
-        models[str(exits)] = step(cfg, teacher, model)
+        models[str(exits)] = step(stand_in, cfg, teacher, model)
         assert len(model.backbone.encoder.layers) == max(exits.values())
     assert len(models) == 8
 
 
-def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
-    teacher = step(configuration(B / "teacher.yaml", "ctc_teacher", f"model.backbone={backbones['hubert-large']}"))
+def test_grid_of_paper_b(backbones: dict[str, str], stand_in: StandIn, tmp_path: Path) -> None:
+    large = f"model.backbone={backbones['hubert-large']}"
+    teacher = step(stand_in, configuration(B / "teacher.yaml", "ctc_teacher", large))
     assert teacher.frame_shift == 0.04 and teacher.exits == {"teacher": 24}
     # A teacher that says something: blank on most frames, then a spike.
-    rows = {cut_id: np.full((frames, 5), -4.0, dtype=np.float32) for cut_id, frames in (("x", 18), ("y", 12))}
-    with PosteriorWriter(tmp_path / "archive", TABLE, teacher.frame_shift, top_k=3) as writer:
-        for cut_id, scores in rows.items():
+    table = stand_in.tokenizer.table
+    with PosteriorWriter(tmp_path / "archive", table, teacher.frame_shift, top_k=3) as writer:
+        for cut in stand_in.cuts:
+            scores = np.full((teacher.frames(cut.num_samples), len(table)), -4.0, dtype=np.float32)
             scores[:, 0] = 0.0
             scores[5:9, 2] = 1.0
             log_probs = torch.tensor(scores).log_softmax(-1).numpy()
-            writer.write(cut_id, log_probs)
-    student = step(configuration(B / "student.yaml", "ctc", *SMALL))
+            writer.write(cut.id, log_probs)
+    student = step(stand_in, configuration(B / "student.yaml", "ctc", *SMALL))
     assert len(student.layers) == 12
     archive = make_teacher("archive", student.exits, None, lambda: PosteriorReader(tmp_path / "archive"))
     for share, pattern in product((0.25, 0.9, 1.0), PATTERNS):
@@ -128,7 +154,7 @@ def test_grid_of_paper_b(backbones: dict[str, str], tmp_path: Path) -> None:
         cfg = configuration(B / "student.yaml", method, *SMALL)
         assert cfg.distill.teacher == "archive" and cfg.distill.checkpoint and cfg.depends is None
         assert cfg.distill.top_k > 0
-        step(cfg, archive, student)
+        step(stand_in, cfg, archive, student)
 
 
 ARPA = """\\data\\
