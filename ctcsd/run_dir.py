@@ -28,6 +28,11 @@ class RunDir:
 
     path: Path
 
+    @property
+    def train_marker(self) -> Path:
+        """Done-marker of the training, which holds its options."""
+        return self.path / ".done"
+
     def archive(self, split: str, exit: str, top_k: int = 0) -> Path:
         """Posteriors of a split at an exit: all of them, or the k largest of a frame."""
         return self.path / "posteriors" / (f"{split}-{exit}-top{top_k}" if top_k else f"{split}-{exit}")

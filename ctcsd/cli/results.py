@@ -8,6 +8,8 @@ from typing import List, Optional
 import typer
 
 from ctcsd.cli.app import DATA, DECODE_CONFIG, EXIT, OVERRIDES, RUN, SEARCH_METHOD, app, chosen_exits, run_config
+from ctcsd.config import Config
+from ctcsd.run_dir import RunDir
 
 TEACHER = "ctc_teacher"  # the separate teacher that the students of a folder of runs are compared with
 
@@ -26,18 +28,31 @@ def score(
     from ctcsd.data.batches import references
     from ctcsd.data.features import cuts_file
     from ctcsd.files import writing
-    from ctcsd.run_dir import RunDir
     from ctcsd.score.run import describe, score_run
 
     cfg = run_config(run, config, overrides)
     spoken = {split: references(cuts_file(data, cfg, split)) for split in cfg.data.decoded}
-    beside = Path(cfg.distill.checkpoint or run.parent.parent / TEACHER / run.name)
-    reference = RunDir(beside) if (beside / "train.json").is_file() and cfg.method != TEACHER else None
+    reference = _teacher_of(cfg, run)
     methods, exits = list(method or cfg.decode.methods), chosen_exits(cfg, exit)
     with writing(run):
         rows = score_run(RunDir(run), spoken, methods, exits, reference, cfg.score.normalize, lang)
     for row in rows:
         print(describe(row))
+
+
+def _teacher_of(cfg: Config, run: Path) -> RunDir | None:
+    """The run of the separate teacher: the one that it learnt from, else the one beside it."""
+    beside = run.parent.parent / TEACHER / run.name
+    named = Path(cfg.distill.checkpoint) if cfg.distill.checkpoint else beside
+    if cfg.method == TEACHER:
+        return None
+    if not (named / "train.json").is_file() and named.parts[-2:] == beside.parts[-2:]:
+        named = beside  # the folder of all the runs was moved, or is another one from here
+    if (named / "train.json").is_file():
+        return RunDir(named)
+    if cfg.distill.checkpoint:
+        print(f"the teacher's run is not at {named} any more: not compared with it", flush=True)
+    return None
 
 
 @app.command()

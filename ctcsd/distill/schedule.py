@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ctcsd.errors import UserError
+from ctcsd.files import is_number
 
 SHAPES = ("linear", "cosine")
 
@@ -51,10 +52,10 @@ class WeightSchedule:
         for key, value in weights.items():
             if key not in known:
                 raise UserError(f"weights: unknown key '{key}'; known: {', '.join(known)}")
-            if key in terms and (not isinstance(value, (int, float)) or value < 0):
+            if key in terms and (not is_number(value) or value < 0):
                 raise UserError(f"weights.{key} must be a number, 0 or more, not {value!r}")
         for key in ("lambda", "ramp", "kd_delay", "kd_warmup"):
-            if not isinstance(weights.get(key, 0.0), (int, float)):
+            if not is_number(weights.get(key, 0.0)):
                 raise UserError(f"weights.{key} must be a number, not {weights[key]!r}")
         if "lambda" in weights:
             weights = _spell_out(weights)

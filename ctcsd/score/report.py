@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ctcsd.errors import UserError
+from ctcsd.files import read_json
 from ctcsd.run_dir import RunDir
 from ctcsd.score.paired import paired_table
 from ctcsd.score.run import decoder_agreement, read_rows, result_files
-from ctcsd.score.tables import Row, check_one_table, more_tests_table, results_table
+from ctcsd.score.tables import Row, check_one_table, label, more_tests_table, results_table
+from ctcsd.stamp import FILE
 
 # Row key -> what its column means.
 COLUMN_NOTES = {
@@ -46,13 +49,14 @@ def results_report(
         seeds: list the runs of these only; none named: all.
 
     Raises:
-        UserError: there are no results yet, none of that decoder, baseline or seed, or none that fit one table.
+        UserError: there are no results yet, none of that decoder, baseline or seed, or such as fit no common table.
     """
     order = {name: position for position, name in enumerate(methods)}
     rows = _only(_only(read_rows(exp_dir), "decoder", [decoder] if decoder else []), "seed", seeds)
     rows.sort(key=lambda row: order.get(row["method"], len(order)))
     dev, test, *more = _splits(rows)
     check_one_table(rows)
+    _check_alike(rows)
     last = [row for row in rows if row["split"] == test]
     wanted = (results_table(rows, dev, test), more_tests_table(rows, more), paired_table(last, baseline))
     tables = [table for table in wanted if table]
@@ -82,6 +86,23 @@ def _splits(rows: Sequence[Row]) -> list[str]:
     if len({tuple(found)[:2] for found in of_run.values()}) > 1:
         raise UserError(f"runs on different splits ({', '.join(splits)}): name a folder whose runs share theirs")
     return splits if len(splits) > 1 else 2 * splits
+
+
+def _check_alike(rows: Sequence[Row]) -> None:
+    """Raises UserError where two seeds of a method were trained by different options."""
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name, folder in dict.fromkeys((label(row), row["folder"]) for row in rows):
+        marker = RunDir(Path(folder)).train_marker
+        if not marker.is_file():
+            continue
+        options = {key: value for key, value in read_json(marker).items() if key != "seed" and not key.startswith(FILE)}
+        other, theirs = first.setdefault(name, (folder, options))
+        if differing := [key for key in options.keys() & theirs.keys() if options[key] != theirs[key]]:
+            key = min(differing)
+            raise UserError(
+                f"{other} and {folder} are both {name}, but {key} is {theirs[key]} and {options[key]}: train them "
+                "alike, or name a folder that holds only one kind"
+            )
 
 
 def _notes(rows: Sequence[Row], paired: bool) -> list[str]:

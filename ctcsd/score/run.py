@@ -89,6 +89,8 @@ def score_run(
                     }
                 )
     whole = [*_kept(run, record, rows, rule), *rows]
+    order = list(dict.fromkeys([*references, *(row["split"] for row in whole)]))
+    whole.sort(key=lambda row: order.index(row["split"]))  # dev and test first: tables go by it
     for split, method in dict.fromkeys((row["split"], row["decoder"]) for row in rows):
         summary = [row for row in whole if (row["split"], row["decoder"]) == (split, method)]
         write_summary(run.decoded(method) / f"wer-summary-{split}.txt", summary)

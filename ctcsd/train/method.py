@@ -125,6 +125,7 @@ def _check_ranges(cfg: Config) -> None:
         ("augment.time_fraction", cfg.augment.time_fraction, 0.0, 1.0),
         ("data.workers", cfg.data.workers, 0, math.inf),
         ("data.keep_mib", cfg.data.keep_mib, 0, math.inf),
+        ("distill.top_k", cfg.distill.top_k, 0, math.inf),
         ("train.threads", train.threads, 0, math.inf),
         ("data.max_duration", cfg.data.max_duration, 0.1, math.inf),
         *(("features.speeds", speed, 0.1, 10.0) for speed in cfg.features.speeds),

@@ -12,6 +12,7 @@ from ctcsd.data.shar import INDEX
 from ctcsd.errors import UserError
 from ctcsd.lock import locked
 from ctcsd.posteriors import MANIFEST
+from ctcsd.run_dir import RunDir
 from ctcsd.stamp import changed, depends, mark, up_to_date
 from ctcsd.text.tokenizer import DICTIONARY
 from ctcsd.train.checkpoint import CONFIG_FILE, MODEL_FILE
@@ -58,7 +59,7 @@ def fit_run(cfg: Config, data_dir: Path, lang_dir: Path, run_dir: Path) -> None:
     if (backbone := Path(cfg.model.backbone)).is_dir():
         inputs += [path for path in sorted(backbone.iterdir()) if path.suffix in (".json", ".safetensors", ".bin")]
     needs = depends(options, inputs)
-    done = run_dir / ".done"
+    done = RunDir(run_dir).train_marker
     if up_to_date(f"training of {run_dir}", done, needs, [run_dir / "train.json", run_dir / MODEL_FILE], keep=True):
         return
     if not is_first():  # that one looks after the folder

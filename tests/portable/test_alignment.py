@@ -266,6 +266,18 @@ def test_a_separate_teacher_of_other_frames(runs: tuple[RunDir, RunDir], table: 
     assert said == "dev-student-vs-ctc_teacher-teacher is left out: no frames of 0.03 s make one of 0.04 s\n"
 
 
+@pytest.mark.parametrize("other", ["cuts", "tokens"])
+def test_a_separate_teacher_of_something_else(runs: tuple[RunDir, RunDir], table: TokenTable, capsys, other) -> None:
+    run, reference = runs
+    theirs = table if other == "cuts" else TokenTable([*table.symbols[:-1], "z"])
+    with PosteriorWriter(reference.archive("dev", "teacher"), theirs) as writer:
+        writer.write("u9" if other == "cuts" else "u0", spell([0, 1, 0, 2, 0]))
+    assert agreement_of_run(run, "dev", ["student"], reference) == {"student": OWN}
+    said = capsys.readouterr().out
+    assert "dev-student-vs-ctc_teacher-teacher is left out: " in said
+    assert ("lacks the cut" if other == "cuts" else "has another token table") in said
+
+
 def test_a_run_without_archives_has_no_fields(runs: tuple[RunDir, RunDir]) -> None:
     run, reference = runs
     assert agreement_of_run(run, "test", ["student", "teacher"], reference) == {"student": {}, "teacher": {}}

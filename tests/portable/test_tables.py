@@ -21,6 +21,7 @@ from ctcsd.score.report import results_report
 from ctcsd.score.run import score_run
 from ctcsd.score.significance import paired_bootstrap
 from ctcsd.score.tables import results_table
+from ctcsd.stamp import mark
 from ctcsd.text.reference import Reference
 
 TEXTS = {"dev": {"d1": "a b c d"}, "test": {"t1": "a b c d", "t2": "e f g h", "t3": "i j"}}
@@ -131,6 +132,15 @@ def test_rows_of_other_searches_and_exits_stay(score) -> None:
     write_jsonl(run.results, [{**row, "train_seconds": 1.0} for row in before])
     score("skd")
     assert sorted(map(place, read_jsonl(run.results))) == sorted(now), "those of another training are gone"
+
+
+def test_dev_and_test_stand_first_whatever_was_scored_before(score) -> None:
+    run = score("ctc")
+    noisy = {**read_jsonl(run.results)[-1], "split": "test_noise20"}
+    run.hypotheses("greedy", "test_noise20", "student").touch()
+    write_jsonl(run.results, [*read_jsonl(run.results), noisy])
+    score("ctc")
+    assert [row["split"] for row in read_jsonl(run.results)] == ["dev", "test", "test_noise20"]
 
 
 def test_other_utterances_are_refused(tmp_path: Path) -> None:
@@ -266,6 +276,15 @@ def test_runs_that_fit_no_common_table_are_refused(score, tmp_path: Path) -> Non
         results_report(tmp_path / "exp")
     write_jsonl(run.results, [{**row, "split": f"mini_{row['split']}"} for row in read_jsonl(run.results)])
     with pytest.raises(UserError, match="different splits"):
+        results_report(tmp_path / "exp")
+
+
+def test_seeds_of_other_options_are_no_seeds(score, tmp_path: Path) -> None:
+    for seed, epochs in ((1, 13), (2, 13), (3, 40)):
+        run = score("ctc", seed=seed)
+        mark(run.train_marker, {"seed": seed, "train.epochs": epochs, "file model": str(seed)})
+    results_report(tmp_path / "exp", seeds=[1, 2])
+    with pytest.raises(UserError, match="seed1 and .*seed3 are both ctc, but train.epochs is 13 and 40: train them"):
         results_report(tmp_path / "exp")
 
 

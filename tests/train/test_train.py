@@ -139,6 +139,8 @@ def test_another_configuration_moves_the_old_run_aside(small_corpus: Path, tmp_p
         (["decode.methods=[gredy]"], "no search method 'gredy'"),
         (["decode.methods=[greedy"], "'decode.methods=[greedy'"),
         (["student_layers=9"], "exit 'student' at layer 9"),
+        (["distill.top_k=-1"], "distill.top_k=-1: from 0 to inf is wanted"),
+        (["weights.ctc_student=.nan"], "weights.ctc_student must be a number, 0 or more, not nan"),
         (["distill.frames=symetric:2"], "did you mean 'symmetric'"),
         (["distill.teacher=checkpoint", "distill.checkpoint=/nowhere"], "no trained model at /nowhere"),
     ],
