@@ -106,7 +106,7 @@ class DataConfig:
     num_buckets: int = 20
     max_seconds: float = 15.0  # longer training cuts are left out
     workers: int = 0  # processes that read batches ahead; on a CPU they take their time from the training
-    keep_mib: float = 512.0  # MiB of training features that stay in memory after the first epoch; not with workers
+    keep_mib: float = 512.0  # MiB of a split's features that stay in memory after the first epoch; of workers: none
     max_bad: float = 0.05  # share of a split's cuts whose features may be unreadable before the training stops
 
     @property

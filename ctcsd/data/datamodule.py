@@ -15,7 +15,7 @@ from ctcsd.config import Config
 from ctcsd.data.batches import CtcDataset, fbank_frames, in_order
 from ctcsd.data.checks import Drop
 from ctcsd.data.features import cuts_file, load_cuts
-from ctcsd.data.integrity import READERS, KeptFeatures, Reader
+from ctcsd.data.integrity import READERS, KeptFeatures
 from ctcsd.data.shares import Shares
 from ctcsd.data.training_set import training_set
 from ctcsd.text.tokenizer import Tokenizer
@@ -44,10 +44,11 @@ class CorpusDataModule(L.LightningDataModule):
         self.needs_labels = needs_labels
         self.train_cuts = training_set(cfg, data_dir, self._train_encode, frames_of)
         self.dev_cuts = load_cuts(cuts_file(data_dir, cfg, cfg.data.dev), stage=1)
-        self._read: Reader = READERS[cfg.features.type]
-        self._read_train = self._read
-        if cfg.features.type == "fbank" and not cfg.data.workers:  # a worker ends with its epoch, and keeps nothing
-            self._read_train = KeptFeatures(cfg.data.keep_mib).read
+        self._read_train = self._read_dev = READERS[cfg.features.type]
+        if cfg.features.type == "fbank":
+            self._read_dev = KeptFeatures(cfg.data.keep_mib).read
+            if not cfg.data.workers:  # a worker ends with its epoch, and keeps nothing
+                self._read_train = KeptFeatures(cfg.data.keep_mib).read
 
     @property
     def _train_encode(self) -> Callable[[str], list[int]] | None:
@@ -86,7 +87,7 @@ class CorpusDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         batches = in_order(self.dev_cuts, self.cfg.data.max_duration)
-        dataset = CtcDataset(survive=True, read=self._read, as_decoded=self.as_decoded)
+        dataset = CtcDataset(survive=True, read=self._read_dev, as_decoded=self.as_decoded)
         return _loader(dataset, Shares(batches, *self._processes))
 
     @property

@@ -29,7 +29,8 @@ class Accumulator:
 
     Args:
         split: halve a batch that does not fit, again and again; otherwise its training ends with a line of advice.
-        pieces: in which every batch goes through.
+        pieces: in which every batch goes through. Of several processes each makes as many, if need be of nothing:
+            where the model is dealt out to them, they compute together.
         total: sums over the processes whose shares make the batch: the loss and its parts are summands of the batch's.
 
     Attributes:
@@ -60,7 +61,7 @@ class Accumulator:
             UserError: the batch does not fit in memory.
         """
         whole, masked = self.masked(batch)
-        pieces = min(self.pieces, len(batch.cut_ids))
+        pieces = self.pieces if self.total is not alone else min(self.pieces, len(batch.cut_ids))
         while True:
             try:
                 found = self.in_pieces(whole, masked, weights, pieces, backward)
@@ -107,23 +108,22 @@ class Accumulator:
             masked: its features as the model sees them.
         """
         counted = 0 if whole.stand_in else 1
-
-        def total(counts: Tensor) -> Tensor:
-            return self.total(counted * counts)
-
         views = self.augment.views
         count = len(whole.cut_ids) // views
         if pieces == 1:
             outputs = self.model(masked, whole.lengths)
             posteriors = self._posteriors(whole, outputs, weights)
-            loss, parts = self.objective(outputs, _labels(whole), posteriors, weights, total=total)
+            loss, parts = self.objective(
+                outputs, _labels(whole), posteriors, weights, total=lambda sums: self.total(counted * sums)
+            )
             backward(counted * loss)
             return counted * loss.detach(), {name: counted * value for name, value in parts.items()}
-        chunks = torch.arange(count).chunk(pieces)
-        rows = [[row + view * count for view in range(views) for row in chunk.tolist()] for chunk in chunks]
-        sizes = self._sizes(whole, masked, rows, weights, total)
+        chunks = [chunk.tolist() for chunk in torch.arange(count).tensor_split(pieces)]
+        rows = [[row + view * count for view in range(views) for row in chunk or [0]] for chunk in chunks]
+        counts = [counted * bool(chunk) for chunk in chunks]  # a piece of nothing is the first cut, counted 0 times
+        sizes = self._sizes(whole, masked, rows, counts, weights)
         loss, sums = torch.zeros((), device=masked.device), Parts()
-        for chosen in rows:
+        for chosen, counted in zip(rows, counts):
             part = whole.select(chosen)
             outputs = self.model(masked[chosen, : part.features.size(1)], part.lengths)
             posteriors = self._posteriors(part, outputs, weights)
@@ -136,15 +136,17 @@ class Accumulator:
         return loss, sums
 
     def _sizes(
-        self, whole: Batch, masked: Tensor, rows: list[list[int]], weights: Mapping[str, float], total: Total
+        self, whole: Batch, masked: Tensor, rows: list[list[int]], counts: list[int], weights: Mapping[str, float]
     ) -> Sizes:
         """What the sums over the whole batch are divided by."""
         frames = 0
         if self.objective.counts_frames and self.teacher is not None and weights["kd"] > 0:
-            frames = sum(self._selected(whole.select(chosen), masked[chosen], weights) for chosen in rows)
+            for chosen, counted in zip(rows, counts):
+                frames += counted * self._selected(whole.select(chosen), masked[chosen], weights)
             torch.clear_autocast_cache()  # it would hold weights that were cast without a gradient
         labels = 0 if whole.target_lengths is None else int(whole.target_lengths.sum())
-        return Sizes(*total(whole.lengths.new_tensor([len(whole.cut_ids), labels, frames])).tolist())
+        sums = whole.lengths.new_tensor([len(whole.cut_ids), labels, frames])
+        return Sizes(*self.total(0 * sums if whole.stand_in else sums).tolist())
 
     @torch.no_grad()
     def _selected(self, part: Batch, masked: Tensor, weights: Mapping[str, float]) -> int:

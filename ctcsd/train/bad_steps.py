@@ -34,7 +34,8 @@ def skip_where(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
 
     The fused optimizers look at this scalar on its device, as they do for a gradient scaler: the host never waits.
     """
-    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    there = bad.is_cuda or bool(bad)  # on the host to look is cheaper than to let every parameter's count of steps look
+    optimizer.found_inf = bad if there else None  # type: ignore[attr-defined]
 
 
 class BadSteps:

@@ -9,12 +9,14 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LRScheduler
 
 from ctcsd.config import Config
 from ctcsd.data.batches import Batch
 from ctcsd.decode.greedy import collapse
 from ctcsd.distill import Objective
+from ctcsd.distill.selection import alone
 from ctcsd.distill.teacher import CheckpointTeacher, Teacher
 from ctcsd.errors import UserError
 from ctcsd.model import EncoderCtc
@@ -44,8 +46,10 @@ class CtcModule(L.LightningModule):
         self.automatic_optimization = False  # training_step does it all, so that it can go through a batch in pieces
         self.cfg, self.model, self.table, self.objective = cfg, model, table, objective
         self._teacher = teacher
-        split = cfg.train.split_on_oom and cfg.train.devices * cfg.train.nodes == 1
-        self.accumulate = Accumulator(model, objective, teacher, cfg.augment, split, cfg.train.accumulate, total)
+        single = cfg.train.devices * cfg.train.nodes == 1
+        split = cfg.train.split_on_oom and single and cfg.train.strategy != "fsdp"  # whose hooks a failed pass confuses
+        sums = alone if single else total
+        self.accumulate = Accumulator(model, objective, teacher, cfg.augment, split, cfg.train.accumulate, sums)
         self.accumulate.hold = self._hold
         self.total_steps = 1
         self._seconds: Tensor | float = 0.0  # since the start; on the device of the batches
@@ -164,10 +168,19 @@ class CtcModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the errors of greedy search in words and characters; in phones, where these are the tokens."""
-        if batch.stand_in or not batch.cut_ids:
+        if not batch.cut_ids:
+            if isinstance(self.model, FSDPModule):
+                raise UserError(
+                    "no cut of a dev batch could be read, for which the other processes cannot wait: see above"
+                )
+            return
+        outputs = self.model(
+            batch.features, batch.lengths
+        )  # of a stand-in too: processes of one model compute together
+        if batch.stand_in:
             return
         units = characters if self.table.spells else str.split
-        for name, output in self.model(batch.features, batch.lengths).items():
+        for name, output in outputs.items():
             paths = output.logits.argmax(-1).cpu().numpy()
             for path, length, text in zip(paths, output.lengths.tolist(), batch.texts):
                 hypothesis = self.table.text_of(collapse(path[:length])[0])

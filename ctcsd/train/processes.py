@@ -109,6 +109,7 @@ def trainer_options(cfg: TrainConfig, pauses: bool) -> dict[str, Any]:
         "strategy": strategy,
         "precision": _precision(cfg.precision),
         "use_distributed_sampler": False,
+        "inference_mode": cfg.strategy != "fsdp",  # evaluation gathers weights into tensors that training uses too
     }
 
 

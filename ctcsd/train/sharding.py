@@ -52,13 +52,7 @@ class ShardedStrategy(DDPStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        model = self._encoder
-        assert isinstance(model, FSDPModule)
-        model.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            model.set_requires_gradient_sync(True)
+        yield  # each piece of a batch adds to the process's share: held back, all gradients would lie whole in each
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return whole(super().lightning_module_state_dict())
@@ -79,8 +73,16 @@ def shard(model: EncoderCtc, device: str, processes: int) -> None:
 
 
 def whole(state: dict[str, Any]) -> dict[str, Any]:
-    """A state with its sharded tensors gathered, on the CPU; all processes call this together."""
-    return apply_to_collection(state, DTensor, lambda tensor: tensor.full_tensor().cpu())
+    """A state with its sharded tensors gathered on the CPU of the first process, the only one that writes them.
+
+    All processes call this together; in the others these tensors are empty.
+    """
+
+    def gathered(tensor: DTensor) -> Tensor:
+        full = tensor.full_tensor()
+        return full.cpu() if tensor.device_mesh.get_rank() == 0 else full.new_empty(0)
+
+    return apply_to_collection(state, DTensor, gathered)
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:

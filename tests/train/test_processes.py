@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from ctcsd.config import AugmentConfig, TrainConfig
-from ctcsd.data.batches import Batch
+from ctcsd.data.batches import Batch, in_order
 from ctcsd.data.features import load_cuts
 from ctcsd.distill import Objective
 from ctcsd.distill.teacher import make_teacher
@@ -110,8 +110,13 @@ def test_the_gradients_of_the_shares_add_up_to_the_batchs(reduction: str, frames
         for name, value in whole.items():
             torch.testing.assert_close(summed[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()), msg=name)
     if "prior" not in frames:  # which is taken from a piece where there are pieces
-        also, summed = learn([batch().select([0, 3]), batch().select([1, 2, 4])], objective, kind, 2)
-        torch.testing.assert_close(also, loss, rtol=1e-4, atol=1e-6)
+        for pieces in (2, 4):
+            shares = [batch().select([0, 3]), batch().select([1, 2, 4]), idle]
+            also, summed = learn(shares, objective, kind, pieces)
+            torch.testing.assert_close(also, loss, rtol=1e-4, atol=1e-6)
+            for name, value in whole.items():
+                close = {"rtol": 1e-3, "atol": 1e-4 * float(value.abs().max())}
+                torch.testing.assert_close(summed[name], value, **close, msg=name)
 
 
 TINY = ["model.layers=2", "student_layers=1", "model.dim=32", "model.heads=2", "model.subsampling_channels=4"]
@@ -120,13 +125,14 @@ TINY += ["train.epochs=3", "train.precision=32", "augment.time_masks=0", "augmen
 
 @pytest.fixture(scope="module")
 def corpus(small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small corpus, whose last batch of an epoch holds a single cut."""
+    """The small corpus, whose last batches of an epoch and of dev hold a single cut."""
     data = tmp_path_factory.mktemp("processes")
     (data / "lang_char").symlink_to(small_corpus / "lang_char")
     (data / "fbank80").mkdir()
     cuts = load_cuts(small_corpus / "fbank80" / "cuts_train.jsonl.gz", stage=1)
     CutSet.from_cuts(list(cuts)[:41]).to_file(data / "fbank80" / "cuts_train.jsonl.gz")
-    CutSet.from_cuts(list(cuts)[:17]).to_file(data / "fbank80" / "cuts_dev.jsonl.gz")
+    some = (CutSet.from_cuts(list(cuts)[:count]) for count in range(17, 40))
+    next(dev for dev in some if len(in_order(dev, 14)[-1]) == 1).to_file(data / "fbank80" / "cuts_dev.jsonl.gz")
     return data
 
 
@@ -166,10 +172,12 @@ def assert_the_same(run: Path, other: Path) -> None:
         torch.testing.assert_close(value, load_file(other / "model.safetensors")[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "pieces"), [("ddp", 1), ("fsdp", 1), ("fsdp", 3)])
+def test_two_processes_are_one(corpus: Path, alone: Path, tmp_path: Path, strategy: str, pieces: int) -> None:
+    """With pieces too, of which a share with fewer cuts than that, or none, makes as many as the other."""
     run = tmp_path / "run"
-    process = start(corpus, run, "train.devices=2", f"train.strategy={strategy}")
+    several = ["train.devices=2", f"train.strategy={strategy}", f"train.accumulate={pieces}"]
+    process = start(corpus, run, *several)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.count("epoch 3/3") == out.count("kept:") == 1, out
