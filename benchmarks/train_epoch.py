@@ -1,9 +1,10 @@
-"""What the training loop loses against its bare steps, and by what: one epoch of a prepared corpus, all of it real.
+"""What the training loop loses against its bare steps, and by what: epochs of a prepared corpus, all of it real.
 
     .venv/bin/python benchmarks/train_epoch.py --help
 
 Before or after each step of the loop a twin of the model takes the bare step on the same batch: forward, losses,
 backward, clipping, AdamW. Medians of the ratios of such pairs are quoted: a drift of the machine's speed cancels out.
+Of several epochs the first, which reads the features from the disk, is left out of them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Beside(Callback):
         self.evaluation = self.total = self.own = 0.0
         self.valid = self.padded = 0
         self.megabytes = 0.0
+        self.first = 5  # steps that warm up
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.batches:
@@ -63,6 +65,8 @@ class Beside(Callback):
         self._begin = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            self.first = len(self.bare)
         self._mark()
 
     def on_train_batch_start(
@@ -122,14 +126,13 @@ class Beside(Callback):
         folder = Path(trainer.default_root_dir) / "checkpoints"
         self.megabytes = (folder / "last.ckpt").stat().st_size / 2**20
 
+    def ratio(self, spent: Sequence[float]) -> float:
+        """To the bare steps: the median over the steps that count."""
+        return statistics.median(a / b for a, b in list(zip(spent, self.bare))[min(self.first, len(self.bare) - 1) :])
+
     def spent(self, end: str) -> list[float]:
         """Seconds of each call of what Lightning names with this end."""
         return [seconds for name, spent in self.times.items() if name.endswith(end) for seconds in spent]
-
-
-def ratio(spent: Sequence[float], bare: Sequence[float]) -> float:
-    """The median over the steps; the first ones warm up."""
-    return statistics.median(a / b for a, b in list(zip(spent, bare))[min(5, len(bare) - 1) :])
 
 
 def table(seen: Beside) -> list[list[str]]:
@@ -137,8 +140,8 @@ def table(seen: Beside) -> list[list[str]]:
     steps = len(seen.bare)
     bare = statistics.median(seen.bare)
     saved, forward = seen.saved, sum(seen.spent(".validation_step"))
-    loading, step = ratio(seen.spent("dataloader_next"), seen.bare), ratio(seen.spent("run_training_batch"), seen.bare)
-    augment, cycle = ratio(seen.augment, seen.bare), ratio(seen.cycle, seen.bare)
+    loading, step = seen.ratio(seen.spent("dataloader_next")), seen.ratio(seen.spent("run_training_batch"))
+    augment, cycle = seen.ratio(seen.augment), seen.ratio(seen.cycle)
     whole = steps * statistics.mean(seen.bare)
     ends = seen.total - sum(seen.cycle) - seen.evaluation - sum(saved)
     lost = {
@@ -165,7 +168,7 @@ def main() -> None:
     parser.add_argument("--lang", type=Path, help="lang dir (default DATA/lang_char)")
     parser.add_argument("--config", type=Path, default=Path("egs/fotaq/conf/corpus.yaml"), help="of the corpus")
     parser.add_argument("--method", default="skd", help="default skd")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batches", type=int, help="of an epoch (default all)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as model.dim=320")
     args = parser.parse_args()
