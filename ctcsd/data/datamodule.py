@@ -75,7 +75,7 @@ class CorpusDataModule(L.LightningDataModule):
     @property
     def dataset(self) -> CtcDataset:
         """Batches of training cuts."""
-        return CtcDataset(self._train_encode, survive=True, read=self._read_train)
+        return CtcDataset(self._train_encode, survive=True, read=self._read_train, few_lengths=True)
 
     def train_dataloader(self) -> DataLoader:
         epoch, done = 0, 0

@@ -13,7 +13,14 @@ from tiny import tiny_model
 
 from ctcsd.config import AugmentConfig, Config, FeaturesConfig
 from ctcsd.data.augment import spec_augment
-from ctcsd.data.batches import CtcDataset, bucketing_sampler, by_reason, in_order, trainable
+from ctcsd.data.batches import (
+    CtcDataset,
+    bucketing_sampler,
+    by_reason,
+    in_order,
+    pad_to_few_lengths,
+    trainable,
+)
 from ctcsd.data.features import compute_features, cuts_file, load_cuts, select_speaker
 from ctcsd.data.integrity import KeptFeatures, read_features
 from ctcsd.data.shares import Shares
@@ -140,6 +147,23 @@ def test_features_are_kept_in_memory_as_long_as_there_is_room(cuts: CutSet, monk
         kept.read(batches[0])
     with pytest.raises(UserError, match="damaged"):
         KeptFeatures(0).read(batches[1])
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 80), (2, 319, 80), (4, 321, 80), (4, 1501, 80), (2, 16001)])
+def test_few_lengths(shape: tuple[int, ...]) -> None:
+    features = torch.randn(shape)
+    padded = pad_to_few_lengths(features)
+    length, longer = shape[1], padded.size(1)
+    assert padded.shape == (shape[0], longer, *shape[2:]) and length <= longer < 1.025 * length
+    assert torch.equal(padded[:, :length], features) and not padded[:, length:].any()
+    assert pad_to_few_lengths(padded).shape == padded.shape
+
+
+def test_there_are_few_lengths(cuts: CutSet) -> None:
+    long = CutSet.from_cuts([cut for cut in cuts if cut.num_frames >= 320])
+    batches = [CtcDataset(few_lengths=True)[CutSet.from_cuts([cut])] for cut in long]
+    assert [int(batch.lengths[0]) for batch in batches] == [cut.num_frames for cut in long]
+    assert len({batch.features.size(1) for batch in batches}) < 0.6 * len({cut.num_frames for cut in long})
 
 
 def test_trainable_leaves_out_what_ctc_cannot_emit(cuts: CutSet) -> None:
