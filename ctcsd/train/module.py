@@ -170,13 +170,11 @@ class CtcModule(L.LightningModule):
         """Count the errors of greedy search in words and characters; in phones, where these are the tokens."""
         if not batch.cut_ids:
             if isinstance(self.model, FSDPModule):
-                raise UserError(
-                    "no cut of a dev batch could be read, for which the other processes cannot wait: see above"
-                )
+                others = "for which the other processes cannot wait"
+                raise UserError(f"no cut of a dev batch could be read, {others}: see above")
             return
-        outputs = self.model(
-            batch.features, batch.lengths
-        )  # of a stand-in too: processes of one model compute together
+        # Of a stand-in too: processes among which the model is dealt out compute together.
+        outputs = self.model(batch.features, batch.lengths)
         if batch.stand_in:
             return
         units = characters if self.table.spells else str.split
